@@ -1,0 +1,109 @@
+"""What is checked at every sample statement of the first run, the same words for both backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.errors import ProgramError
+from ppl_gen.program import Facts, Path, Site, Term
+
+Shape = tuple[int, ...]
+
+
+def check_plates(where: str, distribution_shape: Shape, value_shape: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int) -> None:
+    """Raise unless the value has the distribution's shape and fills its plates (name -> (dimension, size))."""
+    try:
+        joint = np.broadcast_shapes(distribution_shape, value_shape)
+    except ValueError:
+        joint = ()
+    expected = "(" + ", ".join(f"plate '{name}' of {size}" for name, (_, size) in plates.items()) + ")"
+    if joint != value_shape:
+        raise ProgramError(
+            f"{where}: expected a value of the distribution's shape {distribution_shape}, {expected}; got shape {value_shape}. "
+            "Give one value per plate element, and shape distribution and value alike (unsqueeze, squeeze or to_event)."
+        )
+    batch = value_shape[: len(value_shape) - event_dim]
+    for name, (dim, size) in plates.items():
+        actual = batch[dim] if len(batch) >= -dim else 1
+        if actual != size:
+            raise ProgramError(
+                f"{where}: expected {size} elements along plate '{name}' (dimension {dim}); got shape {value_shape}. "
+                "Make data and plate the same length."
+            )
+
+
+def check_value(where: str, value: np.ndarray, inside: np.ndarray | bool, support: str) -> None:
+    """Raise unless every observed element is finite and inside the support."""
+    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        raise ProgramError(
+            f"{where}: expected finite observations; got {value[index]} at index {index}. Remove or impute such rows."
+        )
+    outside = ~np.broadcast_to(np.asarray(inside, dtype=bool), np.shape(inside))
+    if outside.any():
+        index = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ProgramError(
+            f"{where}: expected observations in its support, {support}; got {value[index]!r} at index {index}. "
+            "Change the data or the distribution."
+        )
+
+
+def check_repeat(where: str, seen: Iterable[str], name: str) -> None:
+    """Raise if a second site has the same name."""
+    if name in seen:
+        raise ProgramError(f"{where}: expected one site of this name; got a second one. Rename one of the two.")
+
+
+def check_match(sites: Mapping[Term, Site]) -> None:
+    """Raise unless guide and model have the same latents, auxiliary guide sites aside."""
+    for (role, name), site in sites.items():
+        if role == "guide" and not site.observed and not site.auxiliary:
+            if ("model", name) not in sites:
+                raise ProgramError(
+                    f"site '{name}' ({site.distribution}): expected a site of this name in the model too; got it in the guide only. "
+                    "Rename it, or mark it infer={'is_auxiliary': True}."
+                )
+            if sites["model", name].observed:
+                raise ProgramError(
+                    f"site '{name}' ({site.distribution}): expected a latent of the model; the model observes it. "
+                    "Remove it from the guide."
+                )
+        if role == "model" and not site.observed and ("guide", name) not in sites:
+            kind = "a discrete latent" if site.support != "real" else "a latent"
+            raise ProgramError(
+                f"site '{name}' ({site.distribution}): expected {kind} to be in the guide too; got it in the model only. "
+                f"Add a site '{name}' to the guide, or observe it in the model."
+            )
+
+
+def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[str]:
+    """Raise for a `param` statement without a differentiable way to the loss; return the idle network parameters."""
+    reached: dict[str, Path] = {}
+    for site in facts.sites.values():
+        for source, path in site.reach.items():
+            if source not in reached or path.jump is None:
+                reached[source] = path
+    idle = []
+    for name in facts.params:
+        path = reached.get(prefix + name)
+        if path is not None and path.jump is None:
+            continue
+        if name in statements:
+            how = f"the only way stops at {path.jump}" if path else "no site depends on it"
+            raise ProgramError(
+                f"param '{name}': expected a differentiable way to the loss; got none, {how}. Use it in a distribution, or remove it."
+            )
+        idle.append(name)
+    return idle
+
+
+def finite_arrays(arrays: Iterable[tuple[str, Any]]) -> tuple[str, str] | None:
+    """(where, what) of the first array that is not finite; None if all are."""
+    for where, array in arrays:
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            return where, f"{array[index]} at index {index}"
+    return None

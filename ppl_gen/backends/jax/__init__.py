@@ -1,0 +1,125 @@
+"""The one door to JAX and NumPyro."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.primitives import Messenger
+
+from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.program import Program
+from ppl_gen.backends.jax.read import read, survey
+from ppl_gen.backends.jax.train import Trainer, sample_gradients
+from ppl_gen.program import Batch
+
+__all__ = ["Program", "Trainer", "array", "draw", "on_any_statement", "host_function", "read", "resolve_device", "sample_gradients", "set_params", "survey", "to_numpy", "xp"]
+
+name = "jax"
+xp = dialect.xp
+dist = dialect.dist
+
+
+class _AnyStatement(Messenger):
+    def __init__(self, call: Callable[[str | None], None]) -> None:
+        super().__init__()
+        self.call = call
+
+    def process_message(self, msg: Any) -> None:
+        """Report the statement."""
+        self.call(msg.get("name"))
+
+
+@contextmanager
+def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
+    """Call `call(site name)` at the first sign of any NumPyro statement."""
+    with _AnyStatement(call):
+        yield
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" -> JAX's default device.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    platform = jax.default_backend()
+    if device == "auto":
+        return platform
+    wanted = {"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0])
+    try:
+        jax.devices(wanted)
+    except RuntimeError:
+        raise ValueError(
+            f"device: expected one of {sorted({d.platform for d in jax.devices()} | {'cpu'})} or 'auto'; got {device!r}, "
+            "which JAX does not see here."
+        ) from None
+    return wanted
+
+
+def array(value: Any, device: str = "cpu") -> Any:
+    """NumPy arrays as JAX arrays of the default float or integer type; all else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return jnp.asarray(value)
+    return value
+
+
+def to_numpy(value: Any) -> Any:
+    """An array as a NumPy array."""
+    return np.asarray(value)
+
+
+def draw(
+    prepared: Any,
+    state: Any,
+    batch: Batch,
+    num_samples: int,
+    seed: int,
+    *,
+    guide: bool = True,
+    predictive: bool = False,
+) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
+    """Independent runs of the trained program, as NumPy: values, terms and records."""
+    program, (params, buffers) = prepared.program, state
+
+    def once(key: Any) -> Any:
+        run = program.run(params, buffers, key, batch, guide=guide, predictive=predictive)
+        return {"values": run.values, "terms": run.terms, "records": run.records}
+
+    call = once if prepared.plan.facts.eager or num_samples == 1 else jax.jit(once)
+    with prepared.session(seed):
+        for key in jax.random.split(jax.random.key(seed), num_samples):
+            yield {part: {k: np.asarray(v) for k, v in found.items()} for part, found in call(key).items()}
+
+
+def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
+    params, _ = state
+    jitted = jax.jit(lambda *args: prepared.program.apply(params, function, *args))
+
+    def call(*args: np.ndarray) -> np.ndarray:
+        rows = args[0].shape[0]
+        padded = 1 << max(0, rows - 1).bit_length()  # few shapes, few compilations
+        wide = [np.concatenate([a, np.repeat(a[:1], padded - rows, axis=0)]) for a in args]
+        with prepared.session():
+            return np.asarray(jitted(*(jnp.asarray(a) for a in wide)))[:rows]
+
+    return call
+
+
+def set_params(program: Program, params: Mapping[str, Any]) -> None:
+    """Start from these unconstrained values.
+
+    Raises:
+        ValueError: an unknown name or another shape.
+    """
+    for key, value in params.items():
+        leaf = program.params.get(key)
+        if leaf is None or leaf.shape != np.shape(value):
+            expected = {n: p.shape for n, p in program.params.items()}
+            raise ValueError(f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}.")
+        program.params[key] = jnp.asarray(value, leaf.dtype)

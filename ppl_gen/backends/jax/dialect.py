@@ -1,0 +1,91 @@
+"""Portable statements as NumPyro's own primitives, and the array namespace over jax.numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to, constraints
+
+from ppl_gen.backends.namespace import Namespace
+
+Array = Any
+
+
+def _noise(draw: Callable[..., Array]) -> Callable[[tuple[int, ...]], Array]:
+    return lambda shape: draw(numpyro.prng_key(), tuple(shape))
+
+
+xp = Namespace(
+    jnp,
+    softplus=jax.nn.softplus,
+    sigmoid=jax.nn.sigmoid,
+    relu=jax.nn.relu,
+    leaky_relu=lambda x, slope=0.01: jax.nn.leaky_relu(x, slope),
+    log_sigmoid=jax.nn.log_sigmoid,
+    softmax=lambda x, axis=-1: jax.nn.softmax(x, axis=axis),
+    log_softmax=lambda x, axis=-1: jax.nn.log_softmax(x, axis=axis),
+    logsumexp=lambda x, axis=-1, keepdims=False: jax.nn.logsumexp(x, axis=axis, keepdims=keepdims),
+    one_hot=lambda indices, num: jax.nn.one_hot(indices, num),
+    lgamma=jax.scipy.special.gammaln,
+    erf=jax.scipy.special.erf,
+    stop_gradient=jax.lax.stop_gradient,
+    random=Namespace(None, uniform=_noise(jax.random.uniform), normal=_noise(jax.random.normal)),
+)
+
+
+def sample(name: str, distribution: Any, obs: Array | None, infer: Mapping[str, Any] | None) -> Array:
+    """See `ppl_gen.language.sample`."""
+    return numpyro.sample(name, distribution, obs=obs, infer=dict(infer or {}))
+
+
+def param(name: str, init: Array | Callable[[], Array] | None, constraint: Any) -> Array:
+    """See `ppl_gen.language.param`."""
+    start = (lambda key: init()) if callable(init) else init
+    return numpyro.param(name, start, constraint=constraints.real if constraint is None else constraint)
+
+
+def plate(name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]:
+    """See `ppl_gen.language.plate`."""
+    return numpyro.plate(name, size, subsample_size=subsample_size, dim=dim)
+
+
+def module(name: str, network: Any) -> Any:
+    """See `ppl_gen.language.module`."""
+    from numpyro.contrib import module as modules
+
+    if any(base.__module__.startswith("flax.nnx") for base in type(network).__mro__):
+        return modules.nnx_module(name, network)
+    if any(base.__module__.startswith("equinox") for base in type(network).__mro__):
+        return modules.eqx_module(name, network)
+    raise TypeError(
+        f"module '{name}': expected a flax.nnx or equinox module on the jax backend; got {type(network).__name__}. "
+        "Build the network with one of these, or from ppl_gen.nn layers."
+    )
+
+
+def deterministic(name: str, value: Array) -> Array:
+    """See `ppl_gen.language.deterministic`."""
+    return numpyro.deterministic(name, value)
+
+
+def factor(name: str, log_factor: Array) -> None:
+    """See `ppl_gen.language.factor`."""
+    numpyro.factor(name, log_factor)
+
+
+def normal_on(support: Any, loc: Array, scale: Array, event_dim: int) -> Any:
+    """A normal pushed onto `support` by its bijection."""
+    base = dist.Normal(loc, scale).to_event(biject_to(support).domain.event_dim)
+    moved = base if support is constraints.real else dist.TransformedDistribution(base, biject_to(support))
+    return moved.to_event(event_dim - len(moved.event_shape))
+
+
+def unconstrained_shape(support: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the reals that stand for a value of `shape` on `support`."""
+    return tuple(biject_to(support).inverse_shape(shape))

@@ -1,0 +1,118 @@
+"""What a NumPyro distribution is made of: its arrays, its parameters as features, its support."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+Array = Any
+
+
+def arrays(thing: Any) -> list[Array]:
+    """Every array inside a distribution or constraint (both are pytrees)."""
+    return [leaf for leaf in jax.tree.leaves(thing) if isinstance(leaf, jax.Array)]
+
+
+def unmasked(distribution: Any) -> Any:
+    """The distribution without its own mask."""
+    if isinstance(distribution, dist.MaskedDistribution):
+        return unmasked(distribution.base_dist)
+    if isinstance(distribution, dist.Independent):
+        base = unmasked(distribution.base_dist)
+        same = base is distribution.base_dist
+        return distribution if same else base.to_event(distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, dist.ExpandedDistribution):
+        base = unmasked(distribution.base_dist)
+        same = base is distribution.base_dist
+        return distribution if same else base.expand(distribution.batch_shape)
+    return distribution
+
+
+def corrected(distribution: Any) -> Any:
+    """The distribution with Bernoulli and binomial logits moved off an exact zero, by 1e-30.
+
+    NumPyro 0.22 writes their log density with max(logits, 0) and |logits|, whose derivatives at 0 do not add up: the
+    gradient there is 1 - y instead of 1/2 - y. Zero is where most parameters start.
+    """
+    broken = (dist.BernoulliLogits, dist.BinomialLogits)
+
+    def mend(node: Any) -> Any:
+        if not isinstance(node, broken):
+            return node
+        mended = copy.copy(node)
+        logits = jnp.asarray(node.logits, dtype=jnp.result_type(float))
+        mended.logits = logits + jnp.where(logits == 0, 1e-30, 0.0)
+        return mended
+
+    return jax.tree.map(mend, distribution, is_leaf=lambda node: isinstance(node, broken))
+
+
+def core(distribution: Any) -> Any:
+    """The named distribution beneath masks, expansion and event dimensions."""
+    while isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def features(distribution: Any) -> Array | None:
+    """The distribution's parameters as one constant array, batch shape + (features,); None where it has none."""
+    base, batch = core(distribution), tuple(distribution.batch_shape)
+    parts = []
+    for name, constraint in base.arg_constraints.items():
+        value = vars(base).get(name)
+        if value is None or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            continue
+        value = jax.lax.stop_gradient(jnp.asarray(value))
+        num_event = getattr(constraint, "event_dim", 0)
+        event = value.shape[value.ndim - num_event :]
+        full = jnp.broadcast_shapes(tuple(base.batch_shape), value.shape[: value.ndim - num_event])
+        if full[: len(batch)] != batch:
+            if full and math.prod(full) != 1:
+                continue
+            value, full = value.reshape(event), batch
+        parts.append(jnp.broadcast_to(value, full + event).reshape(batch + (-1,)))
+    return jnp.concatenate(parts, -1) if parts else None
+
+
+def support(distribution: Any) -> tuple[str, int | None]:
+    """("real" | "finite" | "countable", number of values of one batch element or None)."""
+    constraint = distribution.support
+    if constraint is None or not getattr(constraint, "is_discrete", False):
+        return "real", None
+    values = num_values(distribution)
+    if values is None:
+        return "countable", None
+    num_elements = math.prod(distribution.event_shape) // math.prod(core(distribution).event_shape)
+    return "finite", None if num_elements > 16 else int(values**num_elements)
+
+
+def num_values(distribution: Any) -> int | None:
+    """Number of values of one element of a finite support; None for others."""
+    base = core(distribution)
+    return int(base.enumerate_support(expand=False).shape[0]) if base.has_enumerate_support else None
+
+
+def choose(distribution: Any, index: int) -> Array:
+    """The `index`-th value of a finite distribution, at every batch element."""
+    base = core(distribution)
+    values = base.enumerate_support(expand=False)
+    values = values.reshape((len(values),) + tuple(base.event_shape))
+    num_elements = math.prod(distribution.event_shape) // math.prod(base.event_shape)
+    digits = jnp.array([(index // len(values) ** place) % len(values) for place in range(num_elements)])
+    value = values[digits].reshape(distribution.event_shape)
+    return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
+
+
+def alternate(distribution: Any, value: Array, key: Array) -> Array:
+    """Another value at every element: the next one of a finite support, else a fresh draw."""
+    base = core(distribution)
+    if base.has_enumerate_support and not base.event_shape:
+        values = base.enumerate_support(expand=False).reshape(-1)
+        index = jnp.argmax(value[..., None] == values, -1)
+        return values[(index + 1) % len(values)]
+    return unmasked(distribution).sample(key)

@@ -1,0 +1,177 @@
+"""A NumPyro model and guide as one pure function of parameters, buffers, key and batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+
+from ppl_gen import language
+from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.record import Observer, Recorder
+from ppl_gen.errors import ProgramError
+from ppl_gen.program import Batch, Run
+
+Array = Any
+
+
+class Program:
+    """A model and a guide, what they learn, and a way to run them.
+
+    Attributes:
+        params: name -> unconstrained initial array; the leaves of a network have dotted names.
+        buffers: state the program carries from run to run.
+        constraints: name -> constraint of the parameter.
+        statements: names that come from `param` statements (as against a registered network's).
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu") -> None:
+        self.model, self.guide, self.seed, self.device = model, guide, seed, device
+        self.params: dict[str, Array] = {}
+        self.buffers: dict[str, Any] = {}
+        self.constraints: dict[str, Any] = {}
+        self.statements: set[str] = set()
+        self.row_plates: Collection[str] | None = ()
+        self.open = True
+        self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
+
+    @contextmanager
+    def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
+        """Everything runs inside one: portable statements are NumPyro's, host random state is our own."""
+        del train  # NumPyro programs carry no mode of their own
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        try:
+            np.random.seed(self.seed if seed is None else seed)
+            random.seed(self.seed if seed is None else seed)
+            with language.use(dialect, self.seed), numpyro.validation_enabled(False):
+                yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+    def constrain(self, params: Mapping[str, Array] | None = None) -> dict[str, np.ndarray]:
+        """Parameters in the space the program sees them, as NumPy arrays."""
+        values = self.params if params is None else params
+        return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
+
+    def module(self, name: str, params: Mapping[str, Array]) -> Any:
+        """The trained parameter tree of the network registered under `name`."""
+        key = f"{name}$params" if f"{name}$params" in self._trees else name
+        if key not in self._trees:
+            networks = sorted(n.removesuffix("$params") for n in self._trees if n.endswith("$params"))
+            raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
+        return _Table(self, dict(params)).value(key)
+
+    def write_back(self, params: Mapping[str, Array]) -> None:
+        """Networks on JAX are values: there is nothing of the user's to write to."""
+        if any(name.endswith("$params") for name in self._trees):
+            raise ValueError(
+                "warm_start: expected torch modules, which can be written back to; got JAX networks, which are values. "
+                "Take the trained parameters from fit.module(name)."
+            )
+
+    def run(
+        self,
+        params: Mapping[str, Array],
+        buffers: Mapping[str, Any],
+        key: Array,
+        batch: Batch,
+        fixed: Mapping[str, Any] | None = None,
+        cut: Collection[str] = (),
+        *,
+        observer: Observer | None = None,
+        predictive: bool = False,
+        guide: bool = True,
+    ) -> Run:
+        """Run the guide, then the model on its choices: a pure function."""
+        run = Run(buffers={name: dict(value) for name, value in buffers.items()})
+        common: dict[str, Any] = {
+            "run": run,
+            "batch": batch,
+            "params": _Table(self, dict(params)),
+            "cut": cut,
+            "row_plates": self.row_plates,
+            "observer": observer,
+        }
+        keys = jax.random.split(key)
+        with language.on_rows(batch.rows):
+            if guide:
+                with handlers.seed(rng_seed=keys[0]), Recorder(role="guide", fixed=fixed or {}, **common):
+                    self.guide(*batch.args, **batch.kwargs)
+                run.records.clear()
+            replay = {**(fixed or {}), **run.values}
+            with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
+                self.model(*batch.args, **batch.kwargs)
+        return run
+
+    def apply(self, params: Mapping[str, Array], function: Callable[..., Any], *args: Any) -> Any:
+        """A portable function of arrays under these parameters. Call inside a session."""
+        table = _Table(self, dict(params))
+        with handlers.seed(rng_seed=0), Recorder(role="model", run=Run(), batch=Batch(), params=table):
+            return function(*args)
+
+
+class _Table:
+    """The parameters of one run, by the names NumPyro's messages use."""
+
+    def __init__(self, program: Program, params: dict[str, Array]) -> None:
+        self.program, self.params = program, params
+
+    def value(self, name: str) -> Any:
+        """The parameter in the program's space; None where it is not known yet."""
+        if name not in self.program._trees:
+            return None
+        leaves, tree = self.program._trees[name]
+        transformed = [self._constrained(leaf) for leaf in leaves]
+        return jax.tree.unflatten(tree, transformed)
+
+    def _constrained(self, name: str) -> Array:
+        constraint = self.program.constraints[name]
+        return self.params[name] if constraint is constraints.real else biject_to(constraint)(self.params[name])
+
+    def meet(self, msg: Any) -> Any:
+        """Take a new parameter's initial value; known ones pass."""
+        name = msg["name"]
+        if name in self.program._trees:
+            return msg["value"]
+        if not self.program.open:
+            raise ProgramError(
+                f"param '{name}': expected every parameter in the first run; got a new one later. "
+                "Make the program state the same parameters in every run."
+            )
+        constraint = msg["kwargs"].get("constraint") or constraints.real
+        paths, tree = jax.tree_util.tree_flatten_with_path(msg["value"])
+        names = [public_name(name, path) for path, _ in paths]
+        self.program._trees[name] = (names, tree)
+        for leaf_name, (_, leaf) in zip(names, paths, strict=True):
+            self._start(leaf_name, leaf, constraint)
+        if len(paths) == 1 and not paths[0][0] and not name.endswith("$params"):
+            self.program.statements.add(name)
+        return self.value(name)
+
+    def _start(self, name: str, leaf: Any, constraint: Any) -> None:
+        value = jnp.asarray(leaf)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(float)
+        if not bool(jnp.all(constraint(value))):
+            raise ProgramError(
+                f"param '{name}': expected an initial value in {constraint}; got {np.ravel(value)[:3].tolist()}. "
+                "Start it inside its constraint."
+            )
+        unconstrained = biject_to(constraint).inv(value)
+        self.program.constraints[name] = constraint
+        self.program.params[name] = self.params[name] = jnp.array(unconstrained)
+
+
+def public_name(name: str, path: Any) -> str:
+    """A parameter's dotted name: the statement's, then the way to the leaf inside a network's tree."""
+    parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
+    return ".".join([name.removesuffix("$params"), *parts])

@@ -1,0 +1,202 @@
+"""Reading a NumPyro program: one eager run with every check, one traced run for what reaches what, a few for mixing."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+
+from ppl_gen.backends import checks
+from ppl_gen.backends.jax.distributions import alternate, arrays, core, features, num_values, support, unmasked
+from ppl_gen.backends.jax.graph import reach
+from ppl_gen.backends.jax.program import Program
+from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.mixing import find_mixes
+from ppl_gen.program import PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
+
+Array = Any
+OPAQUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+
+
+def read(program: Program, batch: Batch) -> Facts:
+    """Everything the plan needs to know about `program` on `batch`. Call inside a session.
+
+    Raises:
+        ProgramError: anything that would make training wrong; the message names the site.
+    """
+    key = jax.random.key(program.seed)
+    sites: dict[Term, Site] = {}
+    others: dict[str, np.ndarray] = {}
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        where = f"site '{msg['name']}' ({type(core(msg['fn'])).__name__})"
+        checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
+        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
+            _check_observation(where, msg)
+        sites[role, msg["name"]] = site = _site(role, msg, plates)
+        if role == "guide" and not site.observed:
+            others[site.name] = np.array(alternate(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites))))
+
+    with numpyro.validation_enabled(True):
+        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
+    program.open = False
+    program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
+    checks.check_match(sites)
+    reached, eager = _reaches(program, batch, run, sites)
+    mixes = _mixes(program, batch, reached, run, others)
+    return Facts(reached, tuple(program.params), mixes, eager)
+
+
+def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
+    """(plate -> its size where it draws no subsample, the model's latents). Call inside a session."""
+    sizes: dict[str, int] = {}
+    latents: list[Latent] = []
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        frames = msg["cond_indep_stack"]
+        sizes.update({f.name: f.size for f in frames})
+        if role == "model" and not msg["is_observed"]:
+            fn = msg["fn"]
+            latents.append(
+                Latent(
+                    name=msg["name"],
+                    distribution=type(core(fn)).__name__,
+                    plates={f.name: (f.dim, f.size) for f in frames},
+                    batch_shape=tuple(fn.batch_shape),
+                    event_shape=tuple(fn.event_shape),
+                    support=unmasked(fn).support,
+                    num_values=num_values(fn),
+                    subsampled=False,
+                )
+            )
+
+    key = jax.random.key(program.seed)
+    run = program.run(program.params, program.buffers, key, batch, observer=look, guide=guide)
+    drawn = {name.removeprefix(PLATE) for name in run.values if name.startswith(PLATE)}
+    latents = [replace(latent, subsampled=not drawn.isdisjoint(latent.plates)) for latent in latents]
+    return {name: size for name, size in sizes.items() if name not in drawn}, latents
+
+
+def _guarded(call: Callable[[], Run]) -> Run:
+    try:
+        return call()
+    except (ValueError, TypeError) as error:
+        if isinstance(error, checks.ProgramError):
+            raise
+        raise checks.ProgramError(f"the program's first run: {error}") from error
+
+
+def _check_observation(where: str, msg: Any) -> None:
+    fn, value = msg["fn"], np.asarray(msg["value"])
+    sizes = {frame.name: (frame.dim, frame.size) for frame in msg["cond_indep_stack"]}
+    shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
+    checks.check_plates(where, shape, value.shape, sizes, len(fn.event_shape))
+    constraint = unmasked(fn).support
+    inside = np.asarray(constraint(jnp.asarray(value)))
+    checks.check_value(where, value, inside, str(constraint))
+
+
+def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
+    fn = msg["fn"]
+    kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
+    return Site(
+        name=msg["name"],
+        role=role,
+        distribution=type(core(fn)).__name__,
+        support=kind,
+        size=size,
+        observed=bool(msg["is_observed"]),
+        auxiliary=bool(msg["infer"].get("is_auxiliary")),
+        reparametrized=bool(fn.has_rsample),
+        plates=plates,
+        batch_shape=tuple(fn.batch_shape),
+        event_shape=tuple(fn.event_shape),
+        num_features=_num_features(fn),
+    )
+
+
+def _num_features(fn: Any) -> int | None:
+    inputs = features(fn) if math.prod(fn.batch_shape) > 1 else None
+    return None if inputs is None else int(inputs.shape[-1])
+
+
+def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> tuple[dict[Term, Site], str | None]:
+    """The same sites with what reaches them; and why the program cannot be traced, if so."""
+    latents = {name: value for name, value in run.values.items() if ("guide", name) in sites}
+    indices = {name: value for name, value in run.values.items() if name not in latents}
+    layout: list[tuple[Term, bool]] = []
+
+    def inside(params: dict[str, Array], values: dict[str, Array]) -> list[Array]:
+        outputs: list[Array] = []
+        layout.clear()
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            found = arrays((msg["fn"], msg["scale"], msg["value"] if msg["is_observed"] else None))
+            edge = [] if is_bookkeeping(msg) else arrays(unmasked(msg["fn"]).support)
+            layout.extend([((role, msg["name"]), False)] * len(found) + [((role, msg["name"]), True)] * len(edge))
+            outputs.extend([*found, *edge])
+
+        key = jax.random.key(program.seed)
+        program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
+        return outputs
+
+    try:
+        jaxpr = jax.make_jaxpr(inside)(program.params, latents)
+    except OPAQUE as error:
+        return _anything_goes(program, sites), _user_line(error)
+    labels = [PARAM + name for name in sorted(program.params)] + sorted(latents)
+    outputs = reach(jaxpr, [{label: Path()} for label in labels])
+    return _with_reach(sites, layout, outputs), None
+
+
+def _with_reach(sites: dict[Term, Site], layout: list[tuple[Term, bool]], outputs: list[dict[str, Path]]) -> dict[Term, Site]:
+    found = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and not edge] for term in sites}
+    edges = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and edge] for term in sites}
+    return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
+
+
+def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site]:
+    """Where values leave the tracer, everything drawn before may move everything after, by a jump."""
+    where = "a value that leaves JAX (Python control flow or NumPy)"
+    drawn: dict[str, Path] = {}
+    result = {}
+    for term, site in sites.items():
+        params = {PARAM + name: Path() for name in program.params}
+        result[term] = replace(site, reach={**params, **drawn})
+        if site.role == "guide" and not site.observed:
+            drawn[site.name] = Path(where)
+    return result
+
+
+def _user_line(error: BaseException) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    own = [f for f in frames if "/ppl_gen/" not in f.filename] or frames
+    return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
+
+
+def _mixes(
+    program: Program, batch: Batch, sites: dict[Term, Site], run: Run, others: dict[str, np.ndarray]
+) -> frozenset[tuple[str, Term, str]]:
+    key = jax.random.key(program.seed)
+
+    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
+        found: dict[Term, np.ndarray] = {}
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            scale = 1.0 if msg["scale"] is None else msg["scale"]
+            bare = np.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
+            seen = np.asarray(msg["fn"].log_prob(msg["value"]) * scale)
+            found[role, msg["name"]] = np.stack(np.broadcast_arrays(bare, seen))
+
+        program.run(program.params, program.buffers, key, batch, {**run.values, **changed}, observer=look)
+        return found
+
+    values = {name: (np.array(run.values[name]), other) for name, other in others.items()}
+    return find_mixes(sites, values, densities)

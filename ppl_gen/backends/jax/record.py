@@ -1,0 +1,124 @@
+"""One run of a NumPyro program under our own recorder: parameters supplied, values replayed, densities taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.primitives import Messenger
+
+from ppl_gen.backends.jax.distributions import choose, core, corrected, features, unmasked
+from ppl_gen.program import PLATE, Batch, Choice, Run
+
+Array = Any
+Observer = Callable[[str, Any, dict[str, int]], None]
+
+
+@dataclass(eq=False)
+class Recorder(Messenger):
+    """Outermost handler of one program run, outside of `numpyro.handlers.seed`; it fills `run`.
+
+    Attributes:
+        role: "guide" or "model".
+        run: what is being filled.
+        batch: its scale applies to every plate named in `row_plates` (to everything where that is None).
+        params: a table with `value(msg)` for a known parameter (None else) and `meet(msg)` after a new one.
+        fixed: latent site (or ``plate:`` name) -> value or `Choice` to be used instead of a draw.
+        cut: latent sites whose values pass no gradient and whose log q is wanted.
+        row_plates: plates that stand for the rows of the data.
+        observer: called with (role, message, plates) after each sample statement; densities are then not taken.
+        predictive: draw the observed sites too.
+    """
+
+    role: str
+    run: Run
+    batch: Batch
+    params: Any
+    buffers: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    cut: Collection[str] = ()
+    row_plates: Collection[str] | None = ()
+    observer: Observer | None = None
+    predictive: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def process_message(self, msg: Any) -> None:
+        """Supply parameters, buffers and replayed values."""
+        name = msg.get("name")
+        if msg["type"] == "param":
+            msg["value"] = self.params.value(name)
+        elif msg["type"] == "mutable":
+            msg["value"] = self.run.buffers.setdefault(name, _copy(self.buffers.get(name, msg["args"][0])))
+        elif msg["type"] == "plate" and PLATE + name in self.fixed:
+            msg["value"] = self.fixed[PLATE + name]
+        elif msg["type"] == "sample":
+            if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
+                msg.update(is_observed=False, value=None)
+            elif not msg["is_observed"] and name in self.fixed:
+                value = self.fixed[name]
+                msg["value"] = choose(msg["fn"], value.index) if isinstance(value, Choice) else value
+
+    def postprocess_message(self, msg: Any) -> None:
+        """Note what the statement did."""
+        name = msg.get("name")
+        if msg["type"] == "param" and msg["value"] is not None:
+            msg["value"] = self.params.meet(msg)
+        elif msg["type"] == "plate" and msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
+            self.run.values[PLATE + name] = msg["value"]
+        elif msg["type"] == "deterministic":
+            self.run.records[name] = msg["value"]
+        elif msg["type"] == "sample":
+            self._sample(name, msg)
+
+    def _sample(self, name: str, msg: Any) -> None:
+        if self.role == "guide" and name in self.cut:
+            # outside every trace the user holds: what is recorded and what the program goes on with are the same
+            msg["value"] = jax.lax.stop_gradient(msg["value"])
+        self.run.records[name] = msg["value"]
+        plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"]}
+        if self.observer is not None:
+            self.observer(self.role, msg, plates)
+        if self.role == "guide" and not msg["is_observed"]:
+            self.run.values[name] = msg["value"]
+        if self.observer is None:
+            self._densities(name, msg, plates)
+
+    def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
+        log_prob = _log_prob(msg["fn"], msg)
+        scale = 1.0 if msg["scale"] is None else msg["scale"]
+        if self.row_plates is None or not set(plates).isdisjoint(self.row_plates):
+            scale = scale * self.batch.scale
+        term = plate_sum(log_prob * scale, plates)
+        self.run.terms[self.role, name] = term if self.role == "model" else -term
+        if self.role == "guide" and name in self.cut and not msg["is_observed"]:
+            bare = unmasked(msg["fn"])
+            log_prob = log_prob if bare is msg["fn"] else _log_prob(bare, msg)
+            self.run.logq[name] = plate_sum(log_prob, plates)
+            self.run.inputs[name] = features(msg["fn"])
+
+
+def _log_prob(distribution: Any, msg: Any) -> Array:
+    distribution = corrected(distribution)
+    if msg["intermediates"]:
+        return jnp.asarray(distribution.log_prob(msg["value"], intermediates=msg["intermediates"]))
+    return jnp.asarray(distribution.log_prob(msg["value"]))
+
+
+def _copy(holder: Any) -> Any:
+    return dict(holder) if isinstance(holder, dict) else holder
+
+
+def is_bookkeeping(msg: Any) -> bool:
+    """Whether an observed site is no data: a factor."""
+    return type(core(msg["fn"])).__name__ == "Unit"
+
+
+def plate_sum(log_prob: Array, plates: Mapping[str, int]) -> Array:
+    """Sum over the batch dimensions that belong to no plate, kept with size 1."""
+    free = tuple(d for d in range(-log_prob.ndim, 0) if d not in plates.values() and log_prob.shape[d] != 1)
+    return log_prob.sum(free, keepdims=True) if free else log_prob

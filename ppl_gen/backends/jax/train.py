@@ -1,0 +1,291 @@
+"""Steps of a JAX program: gradient, optimiser, state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.program import Program
+from ppl_gen.errors import NonFinite, ProgramError
+from ppl_gen.program import Batch
+
+Array = Any
+CHUNK = 50  # steps in one call of the compiled loop
+LEAVES_TRACER = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+
+
+class State(NamedTuple):
+    """Everything a step changes."""
+
+    params: dict[str, Array]
+    buffers: dict[str, Any]
+    weights: dict[str, dict[str, Array]]
+    averages: dict[str, dict[str, Array]]
+    moments: Any
+    key: Array
+
+
+class Arguments(NamedTuple):
+    """A batch's arrays, as jit sees them; everything else in the batch is constant."""
+
+    arrays: list[Array]
+    scale: Array
+
+
+def split_batch(batch: Batch) -> tuple[Arguments, Any]:
+    """(arrays, what rebuilds the batch from them)."""
+    leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    constants = tuple(None if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
+    arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
+
+    def join(arguments: Arguments) -> Batch:
+        supply = iter(arguments.arrays)
+        full = [next(supply) if dynamic else c for c, dynamic in zip(constants, is_array, strict=True)]
+        args, kwargs, rows = jax.tree.unflatten(tree, full)
+        return Batch(args, kwargs, arguments.scale, rows)
+
+    return Arguments(arrays, jnp.asarray(batch.scale, jnp.float32)), join
+
+
+def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
+    """The objective on one batch: see `ppl_gen.objectives.elbo.Loss`."""
+
+    def run(key: Array, fixed: Mapping[str, Any], cut: Any) -> Any:
+        return program.run(state.params, state.buffers, key, batch, fixed, cut)
+
+    keys = list(jax.random.split(key, plan.num_particles))
+    return objective(dialect.xp, run, keys, plan, state.weights, state.averages)
+
+
+def gradients(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> tuple[Any, Any]:
+    """((gradient of params, gradient of weights), loss)."""
+
+    def surrogate(params: Any, weights: Any) -> tuple[Array, Any]:
+        loss = evaluate(program, objective, plan, state._replace(params=params, weights=weights), key, batch)
+        return loss.surrogate, (loss.value, loss.averages, loss.buffers)
+
+    return jax.grad(surrogate, argnums=(0, 1), has_aux=True)(state.params, state.weights)
+
+
+def tree_of(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Array]]:
+    """A two-level tree of NumPy arrays as JAX arrays."""
+    return {site: {n: jnp.asarray(v) for n, v in leaves.items()} for site, leaves in tree.items()}
+
+
+def sample_gradients(
+    program: Program, objective: Any, plan: Any, start: Any, batch: Batch, num_samples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Independent single-step gradient estimates: name -> (num_samples, *shape)."""
+    state = State(program.params, program.buffers, tree_of(start[0]), tree_of(start[1]), None, None)
+    arguments, join = split_batch(batch)
+
+    def one(key: Array) -> Any:
+        return gradients(program, objective, plan, state, key, join(arguments))[0][0]
+
+    keys = jax.random.split(jax.random.key(seed), num_samples)
+    with program.session(seed):
+        try:
+            if plan.facts.eager:
+                return {n: np.stack([np.asarray(g[n]) for g in map(one, keys)]) for n in program.params}
+            chunk = max(1, min(num_samples, 1000))
+            many = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=chunk))
+            return {name: np.array(g) for name, g in many(keys).items()}
+        except LEAVES_TRACER as error:
+            raise refusal(plan, error) from error
+
+
+def refusal(plan: Any, error: BaseException) -> ProgramError:
+    """What cannot even run un-jitted under differentiation."""
+    names = ", ".join(f"'{name}'" for name in plan)
+    return ProgramError(
+        f"site {names}: expected values that stay in JAX; got a conversion to NumPy at {plan.facts.eager}. "
+        "Use jax.numpy, or jax.pure_callback for what only NumPy can do."
+    )
+
+
+class Trainer:
+    """The training state of one JAX program and the step that moves it.
+
+    Args:
+        program: the program.
+        objective: what is minimised.
+        plan: the estimators.
+        start: (baseline weights, running averages) as NumPy trees.
+        optimizer: an optax transformation; None means Adam.
+        learning_rate: for Adam.
+        compile: False runs every step un-jitted.
+    """
+
+    def __init__(
+        self, program: Program, objective: Any, plan: Any, start: Any, optimizer: Any, learning_rate: float, compile: Any = "auto"
+    ) -> None:
+        self.program, self.objective, self.plan = program, objective, plan
+        self.transform = _build(optimizer, learning_rate)
+        self.own = optax.adam(1e-3)
+        weights = tree_of(start[0])
+        moments = (self.transform.init(program.params), self.own.init(weights))
+        buffers = jax.tree.map(jnp.asarray, program.buffers)
+        key = jax.random.key(program.seed)
+        self.values = State(dict(program.params), buffers, weights, tree_of(start[1]), moments, key)
+        self.jitted = compile is not False and not plan.facts.eager
+        self._loops: dict[Any, Any] = {}
+
+    def steps(self, source: Any, first: int, count: int) -> np.ndarray:
+        """Take the steps `first`, ..., each on the source's batch of that number; losses in nats, (steps taken,).
+
+        Raises:
+            NonFinite: the loss or a gradient is; the state is as before that step, `.losses` holds those before.
+        """
+        losses: list[float] = []
+        while len(losses) < count:
+            arrays, rows = source.at(first + len(losses))
+            chunk = self._chunk(source, first + len(losses), min(count - len(losses), CHUNK), arrays, rows)
+            self.values, found, good = self._loop(source, arrays, chunk)
+            losses += found[:good].tolist()
+            if good < len(chunk):
+                self._blame(float(found[good]), source.build(arrays, chunk[good]), losses)
+        return np.array(losses)
+
+    def _chunk(self, source: Any, first: int, count: int, arrays: Any, rows: Any) -> list[Any]:
+        """The rows of as many next steps as have the same arrays and batch length."""
+        if not self.jitted or type(source).__name__ == "Stream":
+            return [rows]
+        following = [source.rows(first + i) for i in range(count)]
+        lengths = [None if r is None else len(r) for r in following]
+        same = next((i for i, length in enumerate(lengths) if length != lengths[0]), count)
+        return following[:same]
+
+    def _loop(self, source: Any, arrays: Any, chunk: list[Any]) -> tuple[State, np.ndarray, int]:
+        try:
+            if not self.jitted:
+                values, loss, finite = self._advance(self.values, source.build(arrays, chunk[0]))
+                good = bool(finite)
+                return (values if good else self.values), np.array([float(loss)]), int(good)
+            rows = None if chunk[0] is None else np.zeros((CHUNK, len(chunk[0])), dtype=np.int32)
+            for i, one in enumerate(chunk):
+                if rows is not None:
+                    rows[i] = one
+            shapes = (None if rows is None else rows.shape, *((a.shape, str(a.dtype)) for a in arrays))
+            if shapes not in self._loops:
+                self._loops[shapes] = jax.jit(lambda state, arrays, rows, n: self._many(source, state, arrays, rows, n))
+            values, losses, good = self._loops[shapes](self.values, arrays, rows, len(chunk))
+            return values, np.asarray(losses), int(good)
+        except LEAVES_TRACER as error:
+            raise refusal(self.plan, error) from error
+
+    def _many(self, source: Any, state: State, arrays: Any, rows: Any, count: Array) -> tuple[State, Array, Array]:
+        """Up to CHUNK steps in one loop on the device; stops moving at the first that is not finite."""
+
+        def body(i: Array, carry: Any) -> Any:
+            state, losses, good = carry
+            new, loss, finite = self._advance(state, source.build(arrays, None if rows is None else rows[i]))
+            go = finite & (good == i)
+            kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new, state)
+            return kept, losses.at[i].set(loss), good + go
+
+        start = (state, jnp.zeros(CHUNK), jnp.zeros((), jnp.int32))
+        return jax.lax.fori_loop(0, count, body, start)
+
+    def _advance(self, state: State, batch: Batch) -> tuple[State, Array, Array]:
+        key, now = jax.random.split(state.key)
+        (of_params, of_weights), (loss, averages, buffers) = gradients(self.program, self.objective, self.plan, state, now, batch)
+        updates, moments = self.transform.update(of_params, state.moments[0], state.params)
+        own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
+        finite = jnp.all(jnp.stack([jnp.isfinite(loss), *(jnp.all(jnp.isfinite(g)) for g in of_params.values())]))
+        params, weights = optax.apply_updates(state.params, updates), optax.apply_updates(state.weights, own_updates)
+        return State(params, buffers, weights, averages, (moments, own_moments), key), loss, finite
+
+    def _blame(self, loss: float, batch: Batch, losses: list[float]) -> None:
+        _, now = jax.random.split(self.values.key)
+        gradient = gradients(self.program, self.objective, self.plan, self.values, now, batch)[0][0]
+        bad = [name for name, g in gradient.items() if not bool(jnp.all(jnp.isfinite(g)))]
+        if np.isfinite(loss) and bad:
+            message = f"param '{bad[0]}': expected a finite gradient; got NaN or infinity. Lower the learning rate or check the batch."
+        else:
+            message = blame(self.program, self.values, batch)
+        error = NonFinite(message)
+        error.losses = np.array(losses)
+        raise error
+
+    def loss(self, batch: Batch) -> float:
+        """The objective's value on `batch`, always with the same random numbers; the state does not change."""
+        if not self.jitted:
+            return float(self._value(self.values, batch))
+        arguments, join = split_batch(batch)
+        shapes = ("loss", *((a.shape, str(a.dtype)) for a in arguments.arrays))
+        if shapes not in self._loops:
+            self._loops[shapes] = jax.jit(lambda state, given: self._value(state, join(given)))
+        return float(self._loops[shapes](self.values, arguments))
+
+    def _value(self, state: State, batch: Batch) -> Array:
+        key = jax.random.key(self.program.seed)
+        return evaluate(self.program, self.objective, self.plan, state, key, batch).value
+
+    def current_params(self) -> dict[str, Array]:
+        """Parameter name -> unconstrained array."""
+        return dict(self.values.params)
+
+    def load_values(self, flat: Mapping[str, np.ndarray]) -> None:
+        """Put back parameters and buffers only."""
+        everything = self.state()
+        self.load({name: flat[name] if name.startswith(("params/", "buffers/")) else old for name, old in everything.items()})
+
+    def final(self) -> tuple[Any, Any]:
+        """(params, buffers) for `draw`."""
+        return self.values.params, self.values.buffers
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that a continued run needs, as flat NumPy arrays."""
+        paths, _ = jax.tree_util.tree_flatten_with_path(self.values)
+        return {_path(path): np.array(_plain(leaf)) for path, leaf in paths}
+
+    def load(self, flat: Mapping[str, np.ndarray]) -> None:
+        """Put back what `state` gave."""
+        paths, tree = jax.tree_util.tree_flatten_with_path(self.values)
+        leaves = [_like(leaf, flat[_path(path)]) for path, leaf in paths]
+        self.values = jax.tree.unflatten(tree, leaves)
+
+
+def _path(path: Any) -> str:
+    return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
+
+
+def _plain(leaf: Array) -> Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _like(leaf: Array, value: np.ndarray) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    return jnp.asarray(value, leaf.dtype)
+
+
+def _build(optimizer: Any, learning_rate: float) -> optax.GradientTransformation:
+    if optimizer is None:
+        return optax.adam(learning_rate)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer: expected an optax transformation; got {optimizer!r}. For example optax.sgd(0.1).")
+    return optimizer
+
+
+def blame(program: Program, state: State, batch: Batch) -> str:
+    """Run once more and name the first site whose density is not finite."""
+    found: list[str] = []
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        log_prob = np.asarray(msg["fn"].log_prob(msg["value"]))
+        if not found and not np.isfinite(log_prob).all():
+            worst = log_prob[~np.isfinite(log_prob)].flat[0]
+            what = f"the log density of {type(msg['fn']).__name__}"
+            found.append(f"site '{msg['name']}' ({role}): expected {what} to be finite; got {worst}")
+
+    program.run(state.params, state.buffers, state.key, batch, observer=look)
+    where = found[0] if found else "loss: expected a finite value; got NaN or infinity, which no site repeats"
+    return f"{where}. Check the batch, the constraints of what the site depends on, and the learning rate."

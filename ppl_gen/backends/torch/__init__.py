@@ -1,0 +1,117 @@
+"""The one door to torch and Pyro."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.program import Program
+from ppl_gen.backends.torch.read import read, survey
+from ppl_gen.backends.torch.train import Trainer, sample_gradients
+from ppl_gen.program import Batch
+
+__all__ = ["Program", "Trainer", "array", "draw", "on_any_statement", "host_function", "read", "resolve_device", "sample_gradients", "set_params", "survey", "to_numpy", "xp"]
+
+name = "torch"
+xp = dialect.xp
+dist = dialect.dist
+
+
+class _AnyStatement(Messenger):
+    def __init__(self, call: Callable[[str | None], None]) -> None:
+        super().__init__()
+        self.call = call
+
+    def _process_message(self, msg: Any) -> None:
+        self.call(msg.get("name"))
+
+
+@contextmanager
+def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
+    """Call `call(site name)` at the first sign of any Pyro statement."""
+    with _AnyStatement(call):
+        yield
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" -> a GPU if torch sees one, else the CPU.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.split(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, False):
+        here = sorted(k for k, v in present.items() if v)
+        raise ValueError(f"device: expected one of {here} or 'auto'; got {device!r}, which torch does not see here.")
+    return device
+
+
+def array(value: Any, device: str = "cpu") -> Any:
+    """NumPy arrays as tensors of the default float or integer type; all else as it is."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "f":
+            return torch.as_tensor(value, dtype=torch.get_default_dtype(), device=device)
+        if value.dtype.kind in "iu":
+            return torch.as_tensor(value.astype(np.int64), device=device)
+        if value.dtype.kind == "b":
+            return torch.as_tensor(value, device=device)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def to_numpy(value: Any) -> Any:
+    """A tensor as a NumPy array."""
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def draw(
+    prepared: Any,
+    state: None,
+    batch: Batch,
+    num_samples: int,
+    seed: int,
+    *,
+    guide: bool = True,
+    predictive: bool = False,
+) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
+    """Independent runs of the trained program in evaluation mode, as NumPy: values, terms and records."""
+    with prepared.session(seed, train=False), torch.no_grad():
+        runs = [prepared.program.run(batch, guide=guide, predictive=predictive) for _ in range(num_samples)]
+        for run in runs:
+            parts = {"values": run.values, "terms": run.terms, "records": run.records}
+            yield {part: {k: to_numpy(v) for k, v in found.items()} for part, found in parts.items()}
+
+
+def host_function(prepared: Any, state: None, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
+
+    def call(*args: np.ndarray) -> np.ndarray:
+        with prepared.session(train=False):
+            moved = [array(a, prepared.program.device) for a in args]
+            return np.asarray(to_numpy(prepared.program.apply(function, *moved)))
+
+    return call
+
+
+def set_params(program: Program, params: Mapping[str, Any]) -> None:
+    """Start from these unconstrained values.
+
+    Raises:
+        ValueError: an unknown name or another shape.
+    """
+    with program.session(), torch.no_grad():
+        for key, value in params.items():
+            leaf = program.params.get(key)
+            if leaf is None or tuple(leaf.shape) != np.shape(value):
+                expected = {n: tuple(p.shape) for n, p in program.params.items()}
+                raise ValueError(f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}.")
+            leaf.copy_(torch.as_tensor(np.asarray(value)))

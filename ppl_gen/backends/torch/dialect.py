@@ -1,0 +1,88 @@
+"""Portable statements as Pyro's own primitives, and the array namespace over torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import array_api_compat.torch as base
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import biject_to
+
+from ppl_gen.backends.namespace import Namespace
+
+dist.constraints = constraints  # type: ignore[attr-defined]
+
+
+def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
+    return torch.logsumexp(x, dim=axis, keepdim=keepdims)
+
+
+def _one_hot(indices: Tensor, num: int) -> Tensor:
+    return (indices.unsqueeze(-1) == torch.arange(num, device=indices.device)).to(torch.get_default_dtype())
+
+
+xp = Namespace(
+    base,
+    softplus=F.softplus,
+    sigmoid=torch.sigmoid,
+    relu=F.relu,
+    leaky_relu=lambda x, slope=0.01: F.leaky_relu(x, slope),
+    log_sigmoid=F.logsigmoid,
+    softmax=lambda x, axis=-1: torch.softmax(x, dim=axis),
+    log_softmax=lambda x, axis=-1: torch.log_softmax(x, dim=axis),
+    logsumexp=_logsumexp,
+    one_hot=_one_hot,
+    lgamma=torch.lgamma,
+    erf=torch.erf,
+    stop_gradient=lambda x: x.detach(),
+    random=Namespace(None, uniform=lambda shape: torch.rand(shape), normal=lambda shape: torch.randn(shape)),
+)
+
+
+def sample(name: str, distribution: Any, obs: Tensor | None, infer: Mapping[str, Any] | None) -> Tensor:
+    """See `ppl_gen.language.sample`."""
+    return pyro.sample(name, distribution, obs=obs, infer=dict(infer or {}))
+
+
+def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Any) -> Tensor:
+    """See `ppl_gen.language.param`."""
+    return pyro.param(name, init, constraint=constraints.real if constraint is None else constraint)
+
+
+def plate(name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]:
+    """See `ppl_gen.language.plate`."""
+    return pyro.plate(name, size, subsample_size=subsample_size, dim=dim)
+
+
+def module(name: str, network: torch.nn.Module) -> torch.nn.Module:
+    """See `ppl_gen.language.module`."""
+    return pyro.module(name, network)
+
+
+def deterministic(name: str, value: Tensor) -> Tensor:
+    """See `ppl_gen.language.deterministic`."""
+    return pyro.deterministic(name, value)
+
+
+def factor(name: str, log_factor: Tensor) -> None:
+    """See `ppl_gen.language.factor`."""
+    pyro.factor(name, log_factor)
+
+
+def normal_on(support: Any, loc: Tensor, scale: Tensor, event_dim: int) -> Any:
+    """A normal pushed onto `support` by its bijection."""
+    base = dist.Normal(loc, scale).to_event(biject_to(support).domain.event_dim)
+    moved = base if support is constraints.real else dist.TransformedDistribution(base, [biject_to(support)])
+    return moved.to_event(event_dim - len(moved.event_shape))
+
+
+def unconstrained_shape(support: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the reals that stand for a value of `shape` on `support`."""
+    return tuple(biject_to(support).inverse_shape(shape))

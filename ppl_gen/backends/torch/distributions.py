@@ -1,0 +1,80 @@
+"""What a Pyro distribution is made of: its tensors, its parameters as features, its support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+_PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
+
+
+def tensors(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """Every tensor inside a distribution, transform, constraint or container, each once."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, _PLAIN) or id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, torch.nn.Module):
+        yield from (*thing.parameters(), *thing.buffers())
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from tensors(value, seen)
+    elif isinstance(thing, list | tuple | set | frozenset):
+        for value in thing:
+            yield from tensors(value, seen)
+    elif not isinstance(thing, type) and hasattr(thing, "__dict__"):
+        yield from tensors(vars(thing), seen)
+
+
+def unmasked(distribution: Any) -> Any:
+    """The distribution without its own mask."""
+    if isinstance(distribution, dist.MaskedDistribution):
+        return unmasked(distribution.base_dist)
+    if isinstance(distribution, Independent):
+        base = unmasked(distribution.base_dist)
+        same = base is distribution.base_dist
+        return distribution if same else base.to_event(distribution.reinterpreted_batch_ndims)
+    return distribution
+
+
+def features(distribution: Any) -> Tensor | None:
+    """The distribution's parameters as one detached array, batch shape + (features,); None where it has none."""
+    core, batch = unmasked(distribution), distribution.batch_shape
+    while isinstance(core, Independent | dist.ExpandedDistribution):
+        core = core.base_dist
+    parts = []
+    for name, constraint in core.arg_constraints.items():
+        value = vars(core).get(name)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        event = value.shape[value.dim() - constraint.event_dim :]
+        full = torch.broadcast_shapes(core.batch_shape, value.shape[: value.dim() - constraint.event_dim])
+        wide = value.detach().expand(full + event)
+        if full[: len(batch)] != batch:
+            wide = wide.expand(batch + full + event) if not full else None
+        if wide is not None:
+            parts.append(wide.reshape(batch + (-1,)))
+    return torch.cat(parts, -1) if parts else None
+
+
+def support(distribution: Any) -> tuple[str, int | None]:
+    """("real" | "finite" | "countable", number of values of one element or None)."""
+    if not distribution.support.is_discrete:
+        return "real", None
+    values = num_values(distribution)
+    return ("countable", None) if values is None else ("finite", values)
+
+
+def num_values(distribution: Any) -> int | None:
+    """Number of values of one element of a finite support; None for others."""
+    core = unmasked(distribution)
+    while isinstance(core, Independent | dist.ExpandedDistribution):
+        core = core.base_dist
+    return int(core.enumerate_support(expand=False).shape[0]) if core.has_enumerate_support else None

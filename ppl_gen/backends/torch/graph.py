@@ -1,0 +1,389 @@
+"""Which values reach which, found while a torch program runs on real tensors.
+
+Nothing is traced: every aten operation is watched as it happens (a dispatch mode, beneath autograd, vmap
+and TorchScript), and what operations do not show (`detach`, the way to NumPy, a tensor as index) is watched
+where it is called (a function mode). What the program computes is unchanged.
+
+Each rule errs on the side of a dependency too many, which costs variance, never bias:
+
+* An output carries what its inputs carry; what is written in place is carried by every alias of the memory.
+* A jump is: an integer or boolean operand or result (comparisons, indices, masks), an operation in `_JUMPS`,
+  one that is not torch's own, anything detached or computed without gradients, which includes the forward of
+  an `autograd.Function`, whose gradient is what its author says. Kinks (relu, abs, max, clamp) are none.
+* An escape is a value read by the host, or a shape that depends on one (`nonzero`, `x[mask]`, `unique`); it
+  reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
+  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
+
+Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside TorchScript, and extensions that
+touch memory without a registered operator.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ppl_gen.program import Path, blocked, merge
+
+Reach = dict[str, Path]
+
+_torch: Any = torch
+_T: Any = Tensor
+
+# No slope almost everywhere, or steps, saw teeth and branch cuts whose edges a gradient does not see.
+_JUMPS = frozenset(
+    """floor ceil round trunc sign sgn heaviside frac fmod remainder floor_divide copysign nextafter frexp
+    threshold hardshrink angle atan2 histc histogram _histogramdd_from_bin_cts _histogramdd_from_bin_tensors
+    linspace logspace mode _unique _unique2 unique_dim unique_consecutive
+    bernoulli normal poisson binomial multinomial
+    fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
+    _fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine
+    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+    quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel""".split()
+)
+# Operations whose result has the operand's shape but none of its values.
+_SHAPE_ONLY = frozenset(
+    """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
+    new_empty new_zeros new_ones new_full new_empty_strided""".split()
+)
+_DETACH = frozenset(
+    [_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data.__get__, torch.tensor, _T.new_tensor]
+)
+# Functions that read their arguments only to refuse bad ones.
+_CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
+# Differentiable functions that compare, or switch gradients off, inside.
+_SMOOTH = frozenset(
+    [torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile]
+)
+_FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
+_REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
+_SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
+_SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
+_TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
+_TO_HOST |= {_T.item, _T.tolist, _T.numpy, _T.__array__, _T.__reduce_ex__}
+_TO_HOST |= {_T.__bool__, _T.__float__, _T.__int__, _T.__index__, _T.__complex__}
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_TORCH, _PYRO = (os.path.dirname(str(package.__file__)) + os.sep for package in (torch, pyro))
+_PACKAGES = (_TORCH, _PYRO, os.path.dirname(os.path.dirname(_HERE)) + os.sep)
+_CHECKERS = (_TORCH + "distributions", _PYRO + "distributions", os.path.join(_PYRO, "util.py"))
+_CHECKS = {"__init__", "_validate_sample", "check", "sample", "rsample", "warn_if_nan", "warn_if_inf"}
+
+
+class Tracker:
+    """Context manager that follows labelled tensors through whatever this thread runs inside it.
+
+    Attributes:
+        escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
+    """
+
+    def __init__(self) -> None:
+        self.escapes: list[tuple[frozenset[str], str]] = []
+        self._escaped: Reach = {}
+        self._live: set[str] = set()  # sources that require gradients
+        self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
+        self._held: dict[int, Reach] = {}  # storage -> what was put there by the operation that made it
+        self._written: dict[int, dict[int, Reach]] = {}  # storage -> base of the views written -> what
+        self._apart: set[int] = set()  # pieces that promise not to be read through one another (unsafe_split)
+        self._host: set[int] = set()  # storages that the host can look into at any time
+        self._alive: list[object] = []  # keeps identities from being used twice
+        self._compiled = False
+        self._func: Any = None  # the torch function under way
+        self._trusted = False  # its inner steps block nothing
+        self._subscript: list[Tensor] = []  # tensors it indexes with
+
+    def __enter__(self) -> Tracker:
+        self._modes = ExitStack()
+        # TorchScript's optimised graphs run on detached tensors, which would all look like jumps.
+        self._modes.enter_context(_torch.jit.optimized_execution(False))
+        self._modes.enter_context(_Functions(self))
+        self._modes.enter_context(_Operations(self))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._modes.close()
+        if self._compiled:  # torch.cond, once compiled under a mode, fails without
+            _torch._dynamo.reset()
+
+    def source(self, label: str, tensor: Tensor) -> Tensor:
+        """Marks a tensor: what is computed from the result is reached by `label`.
+
+        Args:
+            label: the source's name; several tensors may share one.
+            tensor: a value, or a parameter of a module.
+
+        Returns:
+            The tensor itself; or, if it carries something already (which it then keeps), an alias that does
+            not; or a copy, if its memory was written with other sources. Parameters are always themselves.
+        """
+        with torch._C.DisableTorchFunction():
+            if not (tensor.is_leaf and tensor.requires_grad):
+                if self._written.get(_storage(tensor)):
+                    tensor = tensor.clone()
+                elif self._of(tensor).keys() - {label}:
+                    tensor = tensor.view_as(tensor)
+            if tensor.requires_grad:
+                self._live.add(label)
+            self._set(tensor, {label: Path()}, fresh=True)
+        return tensor
+
+    def reach(self, *values: object) -> Reach:
+        """Sources of any of these tensors (also in lists and dicts), and all that escaped until now."""
+        with torch._C.DisableTorchFunction():
+            return merge(*map(self._of, _tensors(values)), self._escaped)
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls a torch function, having noted what its operations will not show."""
+        outer = self._func, self._subscript, self._trusted
+        self._func, self._subscript = func, []
+        self._trusted = func in _SMOOTH and torch.is_grad_enabled()
+        try:
+            if func in _TO_HOST:
+                self._read(args[:1], func)
+            elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
+                self._read(args[:1], func)  # the number of classes is read off the values
+            elif func in _FROM_LIST:
+                self._read([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)], func)
+            elif func in _SUBSCRIPT:
+                self._subscript = list(_tensors(args[1]))
+                self._read(_bounds(args[1]), func)
+            out = func(*args, **kwargs)
+            if func in _REPLACE:
+                self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
+            return out
+        finally:
+            self._func, self._subscript, self._trusted = outer
+
+    def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Notes what the outputs of one aten operation carry, and the memory it wrote."""
+        name = _name(func)
+        self._compiled |= isinstance(func, torch._ops.HigherOrderOperator)
+        if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
+            self._apart |= set(map(id, out))
+            self._alive += out
+        buffers = _running_statistics(name, args)
+        inputs = [t for t in _tensors((args, kwargs)) if not any(t is buffer for buffer in buffers)]
+        index = merge(*map(self._of, self._subscript))
+        reaches = [self._of(tensor) for tensor in inputs]
+        if name in _SHAPE_ONLY or not (index or any(reaches)):
+            return
+        where = _where(func)
+        if self._func not in _CHECKED:
+            self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
+
+        def through(tensor: Tensor, reach: Reach) -> Reach:
+            return reach if self._trusted or _smooth(tensor) else blocked(reach, where)
+
+        reach = merge(blocked(index, where), *map(through, inputs, reaches))
+        # A detach outside every call is TorchScript's; those inside are autograd's own, or the user's call.
+        detached = self._func in _DETACH or (name == "detach" and _is_operator(self._func))
+        stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
+        if stopped and not self._trusted:
+            reach = blocked(reach, where)
+        written = _written(func, args, kwargs)
+        for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
+            self._write(tensor, reach if differentiable else blocked(reach, where), func)
+        old = {_storage(tensor) for tensor in inputs}
+        for tensor in _tensors(out):
+            if not any(tensor is target for target, _ in written):
+                self._set(tensor, through(tensor, reach), fresh=_storage(tensor) not in old)
+
+    def _of(self, tensor: Tensor) -> Reach:
+        storage = _storage(tensor)
+        if id(tensor) in self._own:
+            reach = self._own[id(tensor)][1]
+        else:  # if its memory is known, an alias that no operation made, such as Parameter(tensor)
+            reach = self._held.get(storage, {})
+            reach = blocked(reach, _where("alias")) if reach else reach
+        base = id(_base(tensor))
+        for other, values in self._written.get(storage, {}).items():
+            known = base == other or self._apart >= {base, other}
+            reach = merge(reach, values if known else blocked(values, _where("alias")))
+        if self._live & reach.keys() and _smooth(tensor) and not (tensor.requires_grad or self._trusted):
+            lost = {label: path for label, path in reach.items() if label in self._live}
+            reach = merge(reach, blocked(lost, _where("no gradient")))
+        return reach
+
+    def _set(self, tensor: Tensor, reach: Reach, fresh: bool) -> None:
+        self._own[id(tensor)] = tensor, reach
+        storage = _storage(tensor)
+        if fresh and storage:
+            self._held[storage] = merge(self._held.get(storage, {}), reach)
+            self._alive.append(tensor.untyped_storage())
+
+    def _write(self, tensor: Tensor, reach: Reach, func: Any) -> None:
+        storage, base = _storage(tensor), _base(tensor)
+        if not storage:
+            self._set(tensor, merge(self._of(tensor), reach), fresh=False)
+            return
+        if _is_checking() and reach.keys() <= self._of(tensor).keys():
+            return  # a sampler tidies its own draw: Gamma keeps it away from 0
+        views = self._written.setdefault(storage, {})
+        views[id(base)] = merge(views.get(id(base), {}), reach)
+        self._alive += [base, tensor.untyped_storage()]
+        if storage in self._host or not tensor.untyped_storage().resizable():  # shared with NumPy
+            self._escape(reach, func)
+
+    def _read(self, values: Iterable[object], func: Any) -> None:
+        """The host sees these tensors."""
+        tensors = list(_tensors(values))
+        if func in _SHARE:
+            self._host |= {_storage(tensor) for tensor in tensors}
+            self._alive += tensors
+        if not (all(tensor.dtype == torch.bool for tensor in tensors) and _is_checking()):
+            self._escape(merge(*map(self._of, tensors)), func)
+
+    def _escape(self, reach: Reach, func: Any) -> None:
+        event = frozenset(reach), _where(func) if reach else ""
+        if reach and event not in self.escapes:
+            self.escapes.append(event)
+            self._escaped = merge(self._escaped, {label: Path(event[1]) for label in reach})
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.tracker.call(func, args, kwargs or {})
+
+
+class _Operations(TorchDispatchMode):
+    supports_higher_order_operators = True
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracker = tracker
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():
+            out = func(*args, **(kwargs or {}))
+            self.tracker.operation(func, args, kwargs or {}, out)
+        return out
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes, range)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bounds(subscript: object) -> list[object]:
+    """The ends and steps of the slices in `x[subscript]`, which decide its shape."""
+    items = subscript if isinstance(subscript, tuple) else (subscript,)
+    return [end for item in items if isinstance(item, slice) for end in (item.start, item.stop, item.step)]
+
+
+def _smooth(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _base(tensor: Tensor) -> Tensor:
+    """The tensor whose gradient knows of writes to this one."""
+    return tensor if tensor._base is None else tensor._base
+
+
+def _storage(tensor: Tensor) -> int:
+    """Identity of the memory; 0 where there is none (sparse tensors, those vmap hands out)."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def _is_operator(func: Any) -> bool:
+    return func is None or isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
+def _name(func: Any) -> str:
+    """`add` for `aten.add_.Tensor`."""
+    name = func.overloadpacket.__name__ if isinstance(func, torch._ops.OpOverload) else func.__name__
+    return str(name).removesuffix("_")
+
+
+def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if getattr(func, "namespace", None) not in ("aten", "prims"):
+        return True
+    match name:
+        case "threshold":  # Threshold(0, 0) is relu
+            return bool(args[1] != args[2])
+        case "div":
+            return kwargs.get("rounding_mode") is not None
+        case "grid_sampler_2d" | "grid_sampler_3d":  # 1 is nearest neighbour
+            return bool(args[2] == 1)
+        case "linalg_vector_norm" | "norm" | "_cdist_forward":  # an order of 0 counts
+            return any(isinstance(order, (int, float)) and order == 0 for order in args[1:3])
+    # torch has no derivative for the functions named so, and does not say it
+    return name in _JUMPS or any(kind in name for kind in ("bessel", "polynomial", "airy"))
+
+
+def _host_reads(func: Any, name: str, inputs: list[Tensor], subscript: list[Tensor]) -> list[Tensor]:
+    """The inputs that decide a Python number or a shape."""
+    tags = getattr(func, "tags", ())
+    if torch.Tag.data_dependent_output in tags:  # but x[k] stays a tensor
+        return [tensor for tensor in inputs if not any(tensor is index for index in subscript)]
+    if torch.Tag.dynamic_output_shape not in tags:
+        return []
+    if name == "index":
+        return [tensor for tensor in inputs[1:] if tensor.dtype in (torch.bool, torch.uint8)]
+    return [tensor for tensor in inputs if not _smooth(tensor)] or inputs
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, bool]]:
+    """Tensors whose memory the operation writes, and whether autograd follows the write."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or not schema.is_mutable or torch.Tag.inplace_view in func.tags:
+        return []
+    returned = any(value.alias_info is not None for value in schema.returns)
+    named = [(a, args[i] if i < len(args) else kwargs.get(a.name)) for i, a in enumerate(schema.arguments)]
+    return [
+        (tensor, returned and not argument.is_out)
+        for argument, value in named
+        if argument.alias_info is not None and argument.alias_info.is_write
+        for tensor in _tensors(value)
+    ]
+
+
+def _running_statistics(name: str, args: tuple[Any, ...]) -> list[Tensor]:
+    """What batch normalization writes, and does not read, in training; most schemas do not say so."""
+    training = name.endswith("batch_norm") and len(args) > 5 and args[5] is True
+    return list(_tensors(args[3:5])) if training else []
+
+
+def _frames() -> Iterator[FrameType]:
+    """Frames of this package, torch and Pyro, from the innermost, and the first frame of the user's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        if not frame.f_code.co_filename.startswith(_PACKAGES):
+            return
+        frame = frame.f_back
+
+
+def _where(func: Any) -> str:
+    """`model.py:12: gt`, the line being the user's."""
+    *_, frame = _frames()
+    if not isinstance(func, str):
+        func = _name(func) if _is_operator(func) else (resolve_name(func) or func.__name__)
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}: {func.removeprefix('torch.')}"
+
+
+def _is_checking() -> bool:
+    """Whether a distribution looks at its own arguments, values or draws."""
+    return any(f.f_code.co_name in _CHECKS and f.f_code.co_filename.startswith(_CHECKERS) for f in _frames())

@@ -1,0 +1,242 @@
+"""A Pyro model and guide as one pure object: parameters and buffers of our own, runs that leave nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch.distributions import constraints, transform_to
+from torch import Tensor, nn
+
+from ppl_gen import language
+from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.record import Recorder
+from ppl_gen.errors import ProgramError
+from ppl_gen.program import PLATE, Batch, Run
+
+
+class Program:
+    """A model and a guide, the tensors they learn, and a way to run them.
+
+    The user's own modules hold our tensors only inside `session`; outside they are as they were.
+
+    Attributes:
+        params: name -> unconstrained leaf tensor (inside a session: the tensor the program itself reads).
+        constraints: name -> constraint of the parameter.
+        statements: names that come from `param` statements (as against a registered network's).
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu") -> None:
+        self.model, self.guide, self.seed, self.device = model, guide, seed, device
+        self.params: dict[str, Tensor] = {}
+        self.constraints: dict[str, Any] = {}
+        self.statements: set[str] = set()
+        self.row_plates: Collection[str] | None = ()
+        self.open = True  # new parameters may still appear
+        self._aliases: dict[str, str] = {}
+        self._names: dict[int, str] = {}
+        self._modules: dict[int, nn.Module] = {}
+        self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
+        self._theirs: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, the user's data)
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
+        """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
+        with ExitStack() as stack:
+            stack.enter_context(_own_random_state(self.seed if seed is None else seed))
+            stack.enter_context(pyro.get_param_store().scope())
+            stack.enter_context(pyro.validation_enabled(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(language.use(dialect, self.seed))
+            if self.device != "cpu":
+                stack.enter_context(torch.device(self.device))
+            stack.callback(self._return_tensors)
+            for tensor, data in list(self._ours.values()):
+                self._borrow(tensor, data)
+            if not train:
+                stack.enter_context(self.evaluating())
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The networks in evaluation mode (dropout off, running averages used)."""
+        before = [(module, module.training) for module in self._modules.values()]
+        try:
+            for module, _ in before:
+                module.training = False
+            yield
+        finally:
+            for module, training in before:
+                module.training = training
+
+    def _borrow(self, tensor: Tensor, data: Tensor | None = None) -> None:
+        """Put our data into the user's tensor until the session ends."""
+        if id(tensor) in self._theirs:
+            return
+        self._theirs[id(tensor)] = (tensor, tensor.data)
+        tensor.data = tensor.data.clone().to(self.device) if data is None else data
+
+    def _return_tensors(self) -> None:
+        for tensor, data in self._theirs.values():
+            self._ours[id(tensor)] = (tensor, tensor.data)
+            tensor.data = data
+        self._theirs.clear()
+
+    @contextmanager
+    def discovering(self) -> Iterator[None]:
+        """Note every network that is called, so that its buffers become ours before they change."""
+        handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _: self._meet(module))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _meet(self, module: nn.Module) -> None:
+        if id(module) not in self._modules:
+            self._modules[id(module)] = module
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    self._borrow(buffer)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The networks' buffers (running averages), by order of first call."""
+        named: dict[str, Tensor] = {}
+        for number, module in enumerate(self._modules.values()):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    named[f"{number}.{name}"] = buffer
+        return named
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    def _param(self, msg: Any) -> Tensor:
+        name = public_name(msg["name"])
+        name = self._aliases.get(name, name)
+        if name not in self.params:
+            if not self.open:
+                raise ProgramError(
+                    f"param '{name}': expected every parameter in the first run; got a new one later. "
+                    "Make the program state the same parameters in every run."
+                )
+            name = self._new_param(name, msg)
+        constraint, leaf = self.constraints[name], self.params[name]
+        return leaf if constraint is constraints.real else transform_to(constraint)(leaf)
+
+    def _new_param(self, name: str, msg: Any) -> str:
+        store = pyro.get_param_store()
+        constraint = msg["kwargs"].get("constraint") or constraints.real
+        if msg["name"] in store._params:  # a PyroParam: Pyro puts the module's own tensor there
+            leaf, constraint = store._params[msg["name"]], store._constraints[msg["name"]]
+        else:
+            if len(msg["args"]) < 2:
+                raise ProgramError(f"param '{name}': expected an initial value; got none. Pass one at its first statement.")
+            init = msg["args"][1]
+            leaf = init() if callable(init) and not isinstance(init, Tensor) else init
+        if isinstance(leaf, nn.Parameter):
+            known = self._names.setdefault(id(leaf), name)
+            if known != name:  # one tensor under two names is one parameter
+                self._aliases[name] = known
+                return known
+            self._borrow(leaf)
+        else:
+            with torch.no_grad():
+                value = torch.as_tensor(leaf, device=self.device)
+                if not value.is_floating_point():
+                    value = value.to(torch.get_default_dtype())
+                if not bool(constraint.check(value).all()):
+                    raise ProgramError(
+                        f"param '{name}': expected an initial value in {constraint}; got {value.flatten()[:3].tolist()}. "
+                        "Start it inside its constraint."
+                    )
+                leaf = transform_to(constraint).inv(value.detach()).clone().contiguous().requires_grad_()
+        if "$$$" not in msg["name"] and not isinstance(leaf, nn.Parameter):
+            self.statements.add(name)
+        self.params[name], self.constraints[name] = leaf, constraint
+        return name
+
+    def constrain(self, params: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Parameters in the space the program sees them, as NumPy arrays."""
+        values = self.params if params is None else {n: torch.as_tensor(v) for n, v in params.items()}
+        with torch.no_grad():
+            return {n: transform_to(self.constraints[n])(v).cpu().numpy().copy() for n, v in values.items()}
+
+    def module(self, name: str, params: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the network registered under `name`, with our tensors. Call inside a session."""
+        for module in self._modules.values():
+            named = list(module.named_parameters())
+            if named and all(self._names.get(id(leaf)) == f"{name}.{part}" for part, leaf in named):
+                return copy.deepcopy(module)
+        networks = sorted({n.split(".")[0] for n in self.params if n not in self.statements})
+        raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
+
+    def write_back(self, params: Mapping[str, Tensor]) -> None:
+        """Let the user's own networks keep what was learned. Call inside a session."""
+        for tensor, data in self._theirs.values():
+            data.copy_(tensor.data)
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        batch: Batch,
+        fixed: Mapping[str, Any] | None = None,
+        cut: Collection[str] = (),
+        *,
+        observer: Callable[[str, Any, dict[str, int]], None] | None = None,
+        param: Callable[[Any], Tensor] | None = None,
+        predictive: bool = False,
+        guide: bool = True,
+    ) -> Run:
+        """Run the guide, then the model on its choices. Call inside a session."""
+        run = Run()
+        common: dict[str, Any] = {
+            "run": run,
+            "batch": batch,
+            "param": param or self._param,
+            "cut": cut,
+            "row_plates": self.row_plates,
+            "observer": observer,
+        }
+        with language.on_rows(batch.rows):
+            if guide:
+                with Recorder(role="guide", fixed=fixed or {}, **common):
+                    self.guide(*batch.args, **batch.kwargs)
+                run.records.clear()
+            replay = {**(fixed or {}), **run.values}
+            with Recorder(role="model", fixed=replay, predictive=predictive, **common):
+                self.model(*batch.args, **batch.kwargs)
+        return run
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A portable function of arrays under the trained parameters. Call inside a session."""
+        with torch.no_grad(), Recorder(role="model", run=Run(), batch=Batch(), param=self._param):
+            return function(*args)
+
+
+def public_name(name: str) -> str:
+    """A parameter's dotted name."""
+    return name.replace("$$$", ".")
+
+
+@contextmanager
+def _own_random_state(seed: int) -> Iterator[None]:
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+            pyro.set_rng_seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+__all__ = ["PLATE", "Program", "public_name"]

@@ -1,0 +1,194 @@
+"""Reading a Pyro program: one plain run with every check, one run under the tracker, a few to see what mixes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_gen.backends import checks
+from ppl_gen.backends.mixing import find_mixes
+from ppl_gen.backends.torch.distributions import features, num_values, support, tensors, unmasked
+from ppl_gen.backends.torch.graph import Tracker
+from ppl_gen.backends.torch.program import Program
+from ppl_gen.backends.torch.record import alternate, is_bookkeeping
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
+
+
+def read(program: Program, batch: Batch) -> Facts:
+    """Everything the plan needs to know about `program` on `batch`. Call inside a session.
+
+    Raises:
+        ProgramError: anything that would make training wrong; the message names the site.
+    """
+    state = torch.random.get_rng_state()
+    with program.discovering(), pyro.validation_enabled(True):
+        _first_run(program, batch)
+    program.open = False
+    facts = _follow(program, batch)
+    torch.random.set_rng_state(state)
+    return facts
+
+
+def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
+    """(plate -> its size where it draws no subsample, the model's latents). Call inside a session."""
+    sizes: dict[str, int] = {}
+    latents: list[Latent] = []
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
+        sizes.update({f.name: f.size for f in frames if f.size == f.full_size})
+        if role == "model" and not msg["is_observed"]:
+            fn = msg["fn"]
+            latents.append(
+                Latent(
+                    name=msg["name"],
+                    distribution=_kind(fn),
+                    plates={f.name: (f.dim, f.size) for f in frames},
+                    batch_shape=tuple(fn.batch_shape),
+                    event_shape=tuple(fn.event_shape),
+                    support=unmasked(fn).support,
+                    num_values=num_values(fn),
+                    subsampled=any(f.size != f.full_size for f in frames),
+                )
+            )
+
+    state = torch.random.get_rng_state()
+    with program.discovering():
+        program.run(batch, observer=look, guide=guide)
+    torch.random.set_rng_state(state)
+    return sizes, latents
+
+
+def _first_run(program: Program, batch: Batch) -> None:
+    seen: dict[Term, Any] = {}
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
+        checks.check_repeat(where, [name for r, name in seen if r == role], msg["name"])
+        seen[role, msg["name"]] = msg
+        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
+            _check_observation(where, msg)
+
+    try:
+        program.run(batch, observer=look)
+    except ValueError as error:
+        if isinstance(error, checks.ProgramError):
+            raise
+        raise checks.ProgramError(f"the program's first run: {error}") from error
+
+
+def _check_observation(where: str, msg: Any) -> None:
+    fn, value = msg["fn"], torch.as_tensor(msg["value"])
+    sizes = {f.name: (f.dim, f.size) for f in msg["cond_indep_stack"] if f.vectorized}
+    shape = tuple(fn.batch_shape + fn.event_shape)
+    checks.check_plates(where, shape, tuple(value.shape), sizes, len(fn.event_shape))
+    constraint = unmasked(fn).support
+    inside = constraint.check(value).cpu().numpy()
+    checks.check_value(where, value.detach().cpu().numpy(), inside, str(constraint))
+
+
+def _kind(fn: Any) -> str:
+    core = unmasked(fn)
+    while type(core).__name__ in ("Independent", "ExpandedDistribution"):
+        core = core.base_dist
+    return type(core).__name__
+
+
+def _follow(program: Program, batch: Batch) -> Facts:
+    """The same run again, under the tracker."""
+    sites: dict[Term, Site] = {}
+    values: dict[str, tuple[Tensor, Tensor]] = {}
+    labelled: dict[str, Tensor] = {}
+    with Tracker() as tracker:
+
+        def param(msg: Any) -> Tensor:
+            for name, leaf in program.params.items():
+                if name not in labelled:
+                    labelled[name] = tracker.source(PARAM + name, leaf)
+            return program._param(msg)
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
+            if role == "guide" and not site.observed:
+                values[site.name] = (msg["value"], alternate(msg["fn"], msg["value"]).detach())
+                msg["value"] = tracker.source(site.name, msg["value"].detach())
+
+        run = program.run(batch, observer=look, param=param)
+        eager = next((where for sources, where in tracker.escapes if sources), None)
+    checks.check_match(sites)
+    mixes = _mixes(program, batch, sites, values, run)
+    return Facts(sites, tuple(program.params), mixes, eager)
+
+
+def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site:
+    fn = msg["fn"]
+    inside: list[Any] = [*tensors(fn), msg["mask"], msg["scale"]]
+    if msg["is_observed"]:
+        inside.append(msg["value"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
+        boundary = [] if is_bookkeeping(msg) else list(tensors(unmasked(fn).support))
+    num_elements = fn.event_shape.numel()
+    return Site(
+        name=msg["name"],
+        role=role,
+        distribution=_kind(fn),
+        support=kind,
+        size=None if size is None or num_elements > 16 else size**num_elements if _elementwise(fn) else size,
+        observed=bool(msg["is_observed"]),
+        auxiliary=bool(msg["infer"].get("is_auxiliary")),
+        reparametrized=bool(fn.has_rsample),
+        plates=plates,
+        batch_shape=tuple(fn.batch_shape),
+        event_shape=tuple(fn.event_shape),
+        reach=tracker.reach(*inside),
+        moving=frozenset(tracker.reach(*boundary)) if boundary else frozenset(),
+        num_features=_num_features(fn),
+    )
+
+
+def _num_features(fn: Any) -> int | None:
+    inputs = features(fn) if fn.batch_shape.numel() > 1 else None
+    return None if inputs is None else inputs.shape[-1]
+
+
+def _elementwise(fn: Any) -> bool:
+    core = unmasked(fn)
+    while hasattr(core, "base_dist"):
+        core = core.base_dist
+    return not core.event_shape
+
+
+def _mixes(
+    program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, Tensor]], run: Run
+) -> frozenset[tuple[str, Term, str]]:
+    """Change one element along a plate and look which other elements' densities move."""
+    indices = {name: value for name, value in run.values.items() if name not in values}
+
+    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
+        fixed: dict[str, Any] = {name: value.detach() for name, (value, _) in values.items()} | indices
+        fixed |= {name: torch.as_tensor(value, device=program.device) for name, value in changed.items()}
+        found: dict[Term, np.ndarray] = {}
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            log_prob = msg["fn"].log_prob(msg["value"])
+            weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
+            found[role, msg["name"]] = torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))).cpu().numpy()
+
+        torch.manual_seed(program.seed)
+        with torch.no_grad():
+            program.run(batch, fixed, observer=look)
+        return found
+
+    arrays = {name: (_array(value), _array(other)) for name, (value, other) in values.items()}
+    return find_mixes(sites, arrays, densities)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()

@@ -1,0 +1,129 @@
+"""One run of a Pyro program under our own recorder: parameters supplied, values replayed, densities taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import Independent
+
+from ppl_gen.backends.torch.distributions import features, unmasked
+from ppl_gen.program import PLATE, Batch, Choice, Run
+
+def choose(distribution: Any, index: int) -> Tensor:
+    """The `index`-th value of a finite distribution, at every batch element."""
+    core = distribution = unmasked(distribution)
+    while isinstance(core, Independent):
+        core = core.base_dist
+    values = core.enumerate_support(expand=False)
+    values = values.reshape((len(values),) + core.event_shape)
+    num_elements = distribution.event_shape.numel() // core.event_shape.numel()
+    digits = [(index // len(values) ** place) % len(values) for place in range(num_elements)]
+    value = values[torch.tensor(digits, device=values.device)].reshape(distribution.event_shape)
+    return value.expand(distribution.batch_shape + distribution.event_shape).clone()
+
+
+@dataclass(eq=False)
+class Recorder(Messenger):
+    """Outermost handler of one program run; it fills `run`.
+
+    Attributes:
+        role: "guide" or "model".
+        run: what is being filled.
+        batch: its scale applies to every plate named in `row_plates` (to everything where that is None).
+        param: supplies a parameter's value for a param message.
+        fixed: latent site (or ``plate:`` name) -> value or `Choice` to be used instead of a draw.
+        cut: latent sites whose values pass no gradient and whose log q is wanted.
+        row_plates: plates that stand for the rows of the data.
+        observer: called with (role, message, plates) after each sample statement; densities are then not taken.
+        predictive: draw the observed sites too.
+    """
+
+    role: str
+    run: Run
+    batch: Batch
+    param: Callable[[Any], Tensor]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    cut: Collection[str] = ()
+    row_plates: Collection[str] | None = ()
+    observer: Callable[[str, Any, dict[str, int]], None] | None = None
+    predictive: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def _pyro_param(self, msg: Any) -> None:
+        msg["value"], msg["done"] = self.param(msg), True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = PLATE + msg["name"] if isinstance(msg["fn"], _Subsample) else msg["name"]
+        if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
+            msg.update(is_observed=False, value=None, done=False)
+        elif not msg["is_observed"] and name in self.fixed:
+            value = self.fixed[name]
+            msg["value"] = choose(msg["fn"], value.index) if isinstance(value, Choice) else value
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if isinstance(msg["fn"], _Subsample):
+            self.run.values[PLATE + name] = msg["value"]
+            return
+        if self.role == "guide" and name in self.cut:
+            # outside every trace the user holds: what is recorded and what the program goes on with are the same
+            msg["value"] = msg["value"].detach()
+        self.run.records[name] = msg["value"]
+        if msg["infer"].get("_deterministic"):
+            return
+        plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"] if frame.vectorized}
+        if self.observer is not None:
+            self.observer(self.role, msg, plates)
+        if self.role == "guide" and not msg["is_observed"]:
+            self.run.values[name] = msg["value"]
+        if self.observer is None:
+            self._densities(name, msg, plates)
+
+    def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
+        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        scale = msg["scale"]
+        if self.batch.scale != 1.0 and (self.row_plates is None or not set(plates).isdisjoint(self.row_plates)):
+            scale = scale * self.batch.scale
+        term = plate_sum(scale_and_mask(log_prob, scale, msg["mask"]), plates)
+        self.run.terms[self.role, name] = term if self.role == "model" else -term
+        if self.role == "guide" and name in self.cut and not msg["is_observed"]:
+            core = unmasked(msg["fn"])
+            log_prob = log_prob if core is msg["fn"] else core.log_prob(msg["value"])
+            self.run.logq[name] = plate_sum(log_prob, plates)
+            self.run.inputs[name] = features(msg["fn"])
+
+
+def is_bookkeeping(msg: Any) -> bool:
+    """Whether an observed site is no data: a factor or a deterministic value."""
+    return bool(msg["infer"].get("_deterministic")) or type(unmasked(msg["fn"])).__name__ == "Unit"
+
+
+def plate_sum(log_prob: Tensor, plates: Mapping[str, int]) -> Tensor:
+    """Sum over the batch dimensions that belong to no plate, kept with size 1."""
+    if not isinstance(log_prob, Tensor):
+        return torch.as_tensor(float(log_prob))
+    free = [dim for dim in range(-log_prob.dim(), 0) if dim not in plates.values() and log_prob.shape[dim] != 1]
+    return log_prob.sum(free, keepdim=True) if free else log_prob
+
+
+def alternate(distribution: Any, value: Tensor) -> Tensor:
+    """Another value at every element: the next one of a finite support, else a fresh draw."""
+    core = unmasked(distribution)
+    while isinstance(core, Independent):
+        core = core.base_dist
+    if core.has_enumerate_support and not core.event_shape:
+        values = core.enumerate_support(expand=False).reshape(-1)
+        index = (value.unsqueeze(-1) == values).to(torch.uint8).argmax(-1)
+        return values[(index + 1) % len(values)]
+    return unmasked(distribution).sample()
+

@@ -1,0 +1,17 @@
+"""Data: named data sets with fixed splits, binarization, fingerprints, and schemas of named variables."""
+
+from ppl_gen.data.binarization import binarize, binarize_stochastically
+from ppl_gen.data.dataset import Dataset, fingerprint
+from ppl_gen.data.loading import load
+from ppl_gen.data.schema import Schema
+from ppl_gen.data.variable import Variable
+
+__all__ = [
+    "Dataset",
+    "Schema",
+    "Variable",
+    "binarize",
+    "binarize_stochastically",
+    "fingerprint",
+    "load",
+]

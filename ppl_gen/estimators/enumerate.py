@@ -1,0 +1,48 @@
+"""Exact expectation over a small finite support."""
+
+from __future__ import annotations
+
+from ppl_gen.estimators.base import Estimator
+from ppl_gen.program import Facts, Site
+
+
+class Enumerate(Estimator):
+    """Every value of the site is tried and weighted by its probability: no variance from this site.
+
+    The elements of a plate are tried side by side, which is exact as long as they do not move one another's cost.
+
+    Args:
+        max_size: the largest number of values that is still tried.
+
+    Source: book section 20.9.1 (the expectation itself, eq. 20.59).
+
+    Example:
+        >>> Enumerate(max_size=8).max_size
+        8
+    """
+
+    unbiased = True
+    needs = "a finite support, and plate elements that do not move one another's cost"
+    source = "book eq. 20.59"
+    cuts = True  # the value is fixed, and log q weighs it
+
+    def __init__(self, max_size: int = 64) -> None:
+        self.max_size = max_size
+
+    def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
+        """See `Estimator.refusal`."""
+        if site.support != "finite":
+            return "its support is not finite"
+        if site.size is None or site.size > self.max_size:
+            return f"one element has {site.size or 'too many'} values, more than max_size={self.max_size}"
+        wide = {p for p, dim in site.plates.items() if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1}
+        for term, mixed in facts.downstream(site.name).items():
+            outside = wide - set(facts.sites[term].plates)
+            if wide & mixed or outside:
+                plate = sorted((wide & mixed) | outside)[0]
+                return f"elements of plate '{plate}' meet at site '{term[1]}', so they cannot be tried side by side"
+        return None
+
+    def cost(self, site: Site) -> int:
+        """See `Estimator.cost`."""
+        return site.size or 1

@@ -1,0 +1,33 @@
+"""Pathwise derivative through a reparametrized sample."""
+
+from __future__ import annotations
+
+from ppl_gen.estimators.base import Estimator
+from ppl_gen.program import Facts, Site
+
+
+class Pathwise(Estimator):
+    """The gradient passes through the value itself, implicit reparametrization (gamma, beta, Dirichlet) included.
+
+    Right only where the cost is continuous in the value.
+
+    Source: Kingma & Welling 2014; Rezende et al. 2014; Figurnov et al. 2018; book eq. 20.55-20.57.
+
+    Example:
+        >>> Pathwise().unbiased
+        True
+    """
+
+    unbiased = True
+    needs = "a continuous support, a reparametrized sampler, a cost without jumps"
+    source = "book eq. 20.55-20.57"
+    cuts = False
+
+    def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
+        """See `Estimator.refusal`."""
+        if site.support != "real":
+            return "its values are discrete, so no gradient passes through them"
+        if not site.reparametrized:
+            return f"{site.distribution} has no reparametrized sampler"
+        jump = facts.jump(site.name)
+        return f"the cost jumps with its value at {jump}" if jump else None

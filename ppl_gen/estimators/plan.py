@@ -1,0 +1,118 @@
+"""The plan: site -> estimator, reason, cost, measured variance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ppl_gen.errors import ProgramError
+from ppl_gen.estimators.base import Estimator
+from ppl_gen.estimators.choose import choose
+from ppl_gen.program import Facts, Term
+
+
+@dataclass(frozen=True)
+class Row:
+    """One latent site's entry.
+
+    Attributes:
+        site: its name.
+        distribution: its distribution's class name.
+        estimator: how its gradient is estimated.
+        reason: why.
+        cost: runs of the program per particle.
+        variance: measured variance of the gradient; None until measured.
+        terms: the cost terms in its signal, each with the plates summed over.
+    """
+
+    site: str
+    distribution: str
+    estimator: Estimator
+    reason: str
+    cost: int
+    variance: float | None
+    terms: Mapping[Term, frozenset[str]]
+
+    @property
+    def depends(self) -> frozenset[str]:
+        """Names of the sites whose cost terms this site moves."""
+        return frozenset(name for _, name in self.terms)
+
+    @property
+    def summed_plates(self) -> frozenset[str]:
+        """Plates whose elements mix on the way to some term, so that the signal sums over them."""
+        return frozenset(plate for mixed in self.terms.values() for plate in mixed)
+
+
+class Plan:
+    """What each latent site got, and why. `plan["z"]` is one `Row`; `print(plan)` is a table."""
+
+    def __init__(self, rows: Mapping[str, Row], facts: Facts, num_particles: int = 1, notes: tuple[str, ...] = ()) -> None:
+        self.rows, self.facts, self.num_particles, self.notes = dict(rows), facts, num_particles, notes
+
+    def __getitem__(self, site: str) -> Row:
+        if site not in self.rows:
+            raise KeyError(f"site '{site}': expected one of {sorted(self.rows)}.")
+        return self.rows[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.rows
+
+    def __str__(self) -> str:
+        head = ("site", "distribution", "estimator", "cost", "variance", "reason")
+        lines = [
+            (r.site, r.distribution, repr(r.estimator), str(r.cost), "-" if r.variance is None else f"{r.variance:.3g}", r.reason)
+            for r in self.rows.values()
+        ]
+        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]]
+        if not lines:
+            table = ["no latent sites: exact likelihood, plain gradient"]
+        return "\n".join([*table, *self.notes])
+
+    __repr__ = __str__
+
+    def to_frame(self) -> Any:
+        """The table as a pandas DataFrame, indexed by site."""
+        import pandas
+
+        fields = ("site", "distribution", "estimator", "reason", "cost", "variance")
+        return pandas.DataFrame([{f: getattr(r, f) for f in fields} for r in self.rows.values()], columns=fields).set_index("site")
+
+
+def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, num_particles: int = 1) -> Plan:
+    """Choose for every latent site.
+
+    Args:
+        facts: of the program.
+        estimators: site name (or ``"*"``) -> estimator, where the user has asked for one.
+        num_particles: draws per step.
+
+    Raises:
+        ProgramError: an unknown site, or an estimator that would be wrong.
+    """
+    asked = dict(estimators or {})
+    names = [site.name for site in facts.latents()]
+    for name in asked:
+        if name != "*" and name not in names:
+            raise ProgramError(f"estimators: expected latent sites of the guide, {names}; got '{name}'. Correct the name.")
+    rows = {}
+    for site in facts.latents():
+        wanted = asked.get(site.name)
+        if wanted is None and "*" in asked:
+            wanted = asked["*"]
+            if wanted.refusal(site, facts, num_particles) is not None:
+                wanted = None  # "*" means: wherever it is right
+        estimator, reason = choose(site, facts, num_particles, wanted)
+        rows[site.name] = Row(
+            site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
+        )
+    notes = (f"runs eagerly: {facts.eager} leaves the array library",) if facts.eager else ()
+    return Plan(rows, facts, num_particles, notes)

@@ -1,0 +1,131 @@
+"""What every verb does first: notice the backend, make the batch, read the program, make the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_gen import backends
+from ppl_gen.backends import checks
+from ppl_gen.errors import ProgramError
+from ppl_gen.estimators import Estimator, Plan, make_plan
+from ppl_gen.estimators.base import ScoreEstimator
+from ppl_gen.program import PARAM, Batch, Facts
+
+
+@dataclass
+class Prepared:
+    """A program that has been read.
+
+    Attributes:
+        backend: the backend module.
+        program: model and guide as one object.
+        plan: the estimators.
+        start: (baseline weights, running averages) to begin with, NumPy trees.
+        idle: network parameters that nothing depends on.
+    """
+
+    backend: Any
+    program: Any
+    plan: Plan
+    start: tuple[dict[str, Any], dict[str, Any]]
+    idle: list[str]
+
+    @contextmanager
+    def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
+        """Inside, the program may run; a site of the other library raises."""
+        with ExitStack() as stack:
+            stack.enter_context(backends.tripwire(self.backend.name))
+            stack.enter_context(self.program.session(seed, train=train))
+            yield
+
+
+def no_guide(*args: Any, **kwargs: Any) -> None:
+    """The guide of a model without latents."""
+
+
+def as_arguments(data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Data as positional and keyword arguments: a tuple, a dict, or one argument."""
+    if data is None:
+        return (), {}
+    if isinstance(data, tuple):
+        return data, {}
+    if isinstance(data, Mapping):
+        return (), dict(data)
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        return (data.to_numpy(),), {}
+    return (data,), {}
+
+
+def check_data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str] | None:
+    """Raise on zero rows; give (where, what) of the first value that is not finite."""
+    named = [(f"data[{i}]", a) for i, a in enumerate(args)] + [(f"data['{k}']", a) for k, a in kwargs.items()]
+    arrays = [(where, to_host(a)) for where, a in named if hasattr(a, "shape") and hasattr(a, "dtype")]
+    for where, value in arrays:
+        if value.ndim and value.shape[0] == 0:
+            raise ProgramError(f"{where}: expected at least one row; got shape {value.shape}. Pass data with rows.")
+    return checks.finite_arrays(arrays)
+
+
+def to_host(value: Any) -> np.ndarray:
+    """Any library's array as a NumPy array."""
+    detach = getattr(value, "detach", None)
+    return np.asarray(detach().cpu().numpy() if detach else value)
+
+
+def choose_backend(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None) -> Any:
+    """The backend module, asked for or noticed."""
+    return backends.get(backend or backends.detect(model, guide, args, kwargs))
+
+
+def prepare(
+    model: Any,
+    guide: Any,
+    batch: Batch,
+    *,
+    backend: Any,
+    estimators: Mapping[str, Estimator] | None = None,
+    num_particles: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    row_plates: Any = (),
+    bad: tuple[str, str] | None = None,
+) -> Prepared:
+    """Read the program on `batch` and plan.
+
+    Raises:
+        ProgramError: anything that would make training wrong or silent.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles: expected 1 or more; got {num_particles}.")
+    program = backend.Program(model, guide, seed=seed, device=device)
+    program.row_plates = row_plates
+    with backends.tripwire(backend.name), program.session(seed):
+        try:
+            facts = backend.read(program, batch)
+        except ProgramError:
+            raise
+        except Exception:
+            if bad is None:
+                raise
+            raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.") from None
+        if bad is not None:
+            raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.")
+        idle = checks.check_params(facts, program.statements, PARAM)
+        plan = make_plan(facts, estimators, num_particles)
+        return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def start_baselines(facts: Facts, plan: Plan, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Initial weights and averages of every baseline."""
+    rng = np.random.default_rng(seed)
+    weights, averages = {}, {}
+    for name, row in plan.rows.items():
+        if isinstance(row.estimator, ScoreEstimator):
+            site = facts.sites["guide", name]
+            weights[name], averages[name] = row.estimator.start(site.num_features, rng)
+    return weights, averages

@@ -1,0 +1,42 @@
+"""The bar on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+from tqdm import tqdm
+
+from ppl_gen.estimators import Plan
+
+
+class Progress:
+    """A bar with loss, time left and the estimators in use; silent where nobody watches.
+
+    Args:
+        steps: how many there will be.
+        start: how many are done.
+        plan: names the estimators.
+        rows: rows of the data, to show the loss per row; None shows the whole.
+        show: whether the user wants a bar.
+    """
+
+    def __init__(self, steps: int, start: int, plan: Plan, rows: int | None, show: bool) -> None:
+        names = Counter(type(row.estimator).__name__ for row in plan.rows.values())
+        label = " + ".join(f"{count} {name}" for name, count in names.items()) or "exact likelihood"
+        self.rows = rows
+        self._bar: Any = tqdm(total=steps, initial=start, desc=label, disable=not show or not sys.stderr.isatty(), leave=True)
+
+    def update(self, count: int, loss: float, validation: float | None) -> None:
+        """`count` more steps, at this mean loss (and validation loss), nats."""
+        unit = self.rows or 1
+        shown = {"nats/row" if self.rows else "nats": f"{loss / unit:.3f}"}
+        if validation is not None:
+            shown["validation"] = f"{validation:.3f}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        """Leave the terminal as it is."""
+        self._bar.close()

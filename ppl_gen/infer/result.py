@@ -1,0 +1,266 @@
+"""What a fit returns, and what can be asked of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.estimators import Plan
+from ppl_gen.evaluate.log_prob import LogProb
+from ppl_gen.infer import checkpoint
+from ppl_gen.infer.batches import Table, make_source
+from ppl_gen.infer.prepare import Prepared
+from ppl_gen.program import Batch
+
+Arrays = dict[str, np.ndarray]
+
+
+class Fit:
+    """Parameters, losses, plan, and the trained program.
+
+    Attributes:
+        losses: one per step, nats, scaled to the whole data.
+        validation_losses: (step, loss) pairs, nats.
+        plan: the estimators and reasons.
+        backend: "torch" or "jax".
+        device: where it ran.
+        seed: of everything random.
+    """
+
+    def __init__(self, prepared: Prepared, trainer: Any, model: Any, source: Any, losses: np.ndarray, config: dict[str, Any]) -> None:
+        self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
+        self.losses, self.config = losses, config
+        self.validation_losses: list[tuple[int, float]] = []
+        self.plan: Plan = prepared.plan
+        self.backend: str = prepared.backend.name
+        self.device: str = prepared.program.device
+        self.seed: int = prepared.program.seed
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> Arrays:
+        """Every parameter in its own (constrained) space; a network's leaves have dotted names."""
+        with self._prepared.session():
+            return self._prepared.program.constrain(self._trainer.current_params())
+
+    def module(self, name: str) -> Any:
+        """A trained copy of a registered network (torch), or its trained parameter tree (JAX).
+
+        Raises:
+            KeyError: no network of this name.
+        """
+        with self._prepared.session():
+            return self._prepared.program.module(name, self._trainer.current_params())
+
+    # -- what the trained program can do -------------------------------------------------------------------------
+
+    def _batch(self, data: Any) -> Batch:
+        prepare = getattr(self._model, "prepare", None)
+        source = Table(prepare(data) if prepare else data, None, 0, self._convert)
+        return source.build(source.arrays, None)
+
+    def _convert(self, value: Any) -> Any:
+        return self._prepared.backend.array(value, self.device)
+
+    def _draw(self, batch: Batch, num: int, seed: int, **options: Any) -> Any:
+        return self._prepared.backend.draw(self._prepared, self._trainer.final(), batch, num, seed, **options)
+
+    def posterior(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
+        """Draws from the trained guide: latent site -> (num_samples, *shape)."""
+        runs = list(self._draw(self._batch(data), num_samples, seed))
+        return {name: np.stack([run["values"][name] for run in runs]) for name in self.plan}
+
+    def predict(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
+        """Posterior predictive: observed and deterministic sites of the model -> (num_samples, *shape)."""
+        runs = list(self._draw(self._batch(data), num_samples, seed, predictive=True))
+        return {n: np.stack([run["records"][n] for run in runs]) for n in runs[0]["records"] if n not in self.plan}
+
+    def sample(self, n: int, given: Any = None, seed: int = 0) -> Any:
+        """Draws from the trained model.
+
+        A model of named variables gives rows (in the form of its data); another program gives a dict, site ->
+        (n, *shape), drawn from the prior.
+
+        Raises:
+            ValueError: evidence for a program that has no queries.
+        """
+        if self._answers_queries:
+            drawn = self.query(given=given).sample(n, seed=seed)
+            return drawn[:, 0] if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping)) else drawn
+        if given is not None:
+            raise ValueError("sample: expected no evidence, as this program answers no queries. Condition the program itself.")
+        if self._prepared.program.row_plates and isinstance(self._source, Table) and self._source.num_rows:
+            rows = np.arange(n) % self._source.num_rows
+            batch = self._source.build(self._source.arrays, rows)
+            run = next(iter(self._draw(Batch(batch.args, batch.kwargs), 1, seed, guide=False, predictive=True)))
+            return run["records"]
+        runs = list(self._draw(self._source.first(), n, seed, guide=False, predictive=True))
+        return {name: np.stack([run["records"][name] for run in runs]) for name in runs[0]["records"]}
+
+    def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: int = 0) -> LogProb:
+        """Log-likelihood in nats, one value per row where all latents lie in the plate of the data, else one.
+
+        Without latents it is exact. With latents it is the importance-weighted estimate of `num_samples` draws from
+        the guide, whose mean is a lower bound (eq. 20.79). An order-agnostic model gives the exact log-likelihood of
+        the ensemble over `orders` orders (eq. 20.84).
+
+        Args:
+            data: in the form that was trained on.
+            num_samples: draws from the guide.
+            orders: orders of the ensemble.
+            seed: of draws and orders.
+        """
+        if self._answers_queries:
+            from ppl_gen.infer.query import ensemble_log_prob
+
+            values, _ = ensemble_log_prob(self._network(), self._model.prepare(data), orders, seed)
+            return LogProb(values, np.zeros_like(values), "exact")
+        batch = self._batch(data)
+        rows = self._row_dims()
+        if not len(self.plan):
+            run = next(iter(self._draw(batch, 1, seed)))
+            value = _by_row(run["terms"], rows)
+            return LogProb(value, np.zeros_like(value), "exact")
+        log_weights = np.stack([_by_row(run["terms"], rows) for run in self._draw(batch, num_samples, seed)])
+        top = log_weights.max(0)
+        weights = np.exp(log_weights - top)
+        mean = weights.mean(0)
+        error = weights.std(0, ddof=1) / mean / np.sqrt(num_samples) if num_samples > 1 else np.full_like(mean, np.nan)
+        return LogProb(top + np.log(mean), error, "lower_bound")
+
+    def _row_dims(self) -> dict[tuple[str, str], int] | None:
+        """The dimension of each term along the data rows; None where a term or latent lies outside."""
+        plates = self._prepared.program.row_plates or ()
+        dims = {}
+        for term, site in self.plan.facts.sites.items():
+            inside = [dim for plate, dim in site.plates.items() if plate in plates]
+            if not inside:
+                return None
+            dims[term] = inside[0]
+        return dims
+
+    # -- queries -------------------------------------------------------------------------------------------------
+
+    @property
+    def _answers_queries(self) -> bool:
+        return hasattr(self._model, "log_conditionals")
+
+    def _network(self) -> Callable[..., np.ndarray]:
+        call = self._prepared.backend.host_function(self._prepared, self._trainer.final(), self._model.log_conditionals)
+        return call  # type: ignore[no-any-return]
+
+    def query(self, of: Sequence[Any] | None = None, given: Any = None, orders: int = 16, seed: int = 0) -> Any:
+        """p(of | given): any variables given any others.
+
+        Args:
+            of: names of the variables asked for; None asks for all that are not given.
+            given: a dict (one row), or rows with NaN where nothing is given; each row may give others.
+            orders: size of the ensemble over orders.
+            seed: of the orders.
+
+        Returns:
+            A `Conditional`.
+
+        Raises:
+            ValueError: an unknown variable or level, evidence on a queried variable, nothing asked.
+            TypeError: the model answers no queries.
+        """
+        if not self._answers_queries:
+            raise TypeError(
+                f"query: expected a model of named variables; got {type(self._model).__name__}. Train an OrderAgnosticNADE for queries."
+            )
+        from ppl_gen.infer.query import condition
+
+        return condition(self._network(), self._model.schema, of, given, orders, seed)
+
+    # -- report --------------------------------------------------------------------------------------------------
+
+    def save(self, path: Any) -> None:
+        """Write parameters, training state and losses to one file, atomically; no code is stored."""
+        checkpoint.write(path, self._trainer.state(), self.meta(), template(self._source))
+
+    def meta(self) -> dict[str, Any]:
+        """What is stored beside the arrays."""
+        return {
+            "backend": self.backend,
+            "seed": self.seed,
+            "losses": [float(x) for x in self.losses],
+            "validation": self.validation_losses,
+            "row_plates": None if self._prepared.program.row_plates is None else sorted(self._prepared.program.row_plates),
+            "num_rows": getattr(self._source, "num_rows", None),
+            "signature": signature(self._prepared),
+            **self.config,
+        }
+
+    def summary(self) -> str:
+        """A short text: where, how long, how well, with which estimators."""
+        lines = [
+            f"{type(self).__name__} on {self.backend} ({self.device}), seed {self.seed}, {len(self.losses)} steps",
+            f"parameters: {sum(p.size for p in self.params.values()):,} in {len(self.params)} arrays",
+        ]
+        if len(self.losses):
+            tail = self.losses[-max(1, len(self.losses) // 10) :]
+            rows = getattr(self._source, "num_rows", None)
+            per_row = f", {tail.mean() / rows:.3f} per row" if rows else ""
+            lines.append(f"loss: {self.losses[0]:.3f} at first, {tail.mean():.3f} nats over the last tenth{per_row}")
+        if self.validation_losses:
+            step, best = min(self.validation_losses, key=lambda pair: pair[1])
+            lines.append(f"validation: best {best:.3f} nats, at step {step}")
+        return "\n".join([*lines, str(self.plan)])
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def plot(self) -> Any:
+        """The losses over steps as a matplotlib figure."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(np.arange(1, len(self.losses) + 1), self.losses, lw=0.6, alpha=0.4, label="each step")
+        width = max(1, len(self.losses) // 50)
+        if len(self.losses) >= width > 1:
+            smooth = np.convolve(self.losses, np.ones(width) / width, "valid")
+            axes.plot(np.arange(width, len(self.losses) + 1), smooth, lw=1.6, label=f"mean of {width}")
+        if self.validation_losses:
+            axes.plot(*np.array(self.validation_losses).T, ".-", lw=1.2, label="validation")
+        axes.set(xlabel="step", ylabel="loss, nats")
+        axes.legend(frameon=False)
+        return figure
+
+
+def _by_row(terms: Mapping[tuple[str, str], np.ndarray], rows: dict[tuple[str, str], int] | None) -> np.ndarray:
+    """Sum of all terms, one value per data row where there are rows."""
+    total: Any = 0.0
+    for term, value in terms.items():
+        value = np.asarray(value, dtype=np.float64)
+        axes = tuple(d for d in range(-value.ndim, 0) if rows is None or d != rows[term])
+        total = total + value.sum(axis=axes)
+    return np.asarray(total)
+
+
+def template(source: Any) -> dict[str, Any]:
+    """A little of the data, enough to read the program again."""
+    num_rows = getattr(source, "num_rows", None)
+    whole = source.first() if getattr(source, "batch_size", None) is None else source.first(min(2, num_rows or 2))
+    return {"args": list(whole.args), "kwargs": dict(whole.kwargs)}
+
+
+def signature(prepared: Prepared) -> str:
+    """What a checkpoint must share with a run to be continued by it."""
+    shapes = {n: [int(d) for d in np.shape(v)] for n, v in sorted(prepared.program.params.items())}
+    rows = {name: repr(row.estimator) for name, row in prepared.plan.rows.items()}
+    return json.dumps([prepared.backend.name, shapes, rows, prepared.plan.num_particles])
+
+
+def deep_copy(thing: Any) -> Any:
+    """A copy that shares nothing."""
+    return copy.deepcopy(thing)
+
+
+__all__ = ["Fit", "make_source", "signature", "template"]

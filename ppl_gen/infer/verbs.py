@@ -1,0 +1,98 @@
+"""`infer.plan` and `infer.gradient`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.estimators import Estimator, Plan
+from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
+from ppl_gen.objectives import ELBO
+from ppl_gen.program import Batch
+
+
+def _read(model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any) -> tuple[Prepared, Batch]:
+    args, kwargs = as_arguments(data)
+    bad = check_data(args, kwargs)
+    module = choose_backend(model, guide, args, kwargs, backend)
+    batch = Batch(tuple(module.array(a) for a in args), {k: module.array(v) for k, v in kwargs.items()})
+    prepared = prepare(model, guide or no_guide, batch, backend=module, bad=bad, **options)
+    if params is not None:
+        module.set_params(prepared.program, params)
+    return prepared, batch
+
+
+def plan(
+    model: Any,
+    guide: Any = None,
+    data: Any = None,
+    *,
+    estimators: Mapping[str, Estimator] | None = None,
+    num_particles: int = 1,
+    backend: str | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Which gradient estimator each latent site gets, and why, without training.
+
+    Args:
+        model: a Pyro, NumPyro or portable program.
+        guide: the program that proposes its latents.
+        data: one argument, a tuple of positional or a dict of keyword arguments.
+        estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
+        num_particles: draws per step.
+        backend: "torch" or "jax"; None notices it.
+        seed: of the first run.
+
+    Returns:
+        The plan; `print` shows it as a table.
+
+    Raises:
+        ProgramError: the program or the data cannot be trained with; the message names the site.
+    """
+    return _read(model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed)[0].plan
+
+
+def gradient(
+    model: Any,
+    guide: Any = None,
+    data: Any = None,
+    *,
+    estimators: Mapping[str, Estimator] | None = None,
+    num_samples: int = 1,
+    num_particles: int = 1,
+    objective: Any = None,
+    backend: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Independent single-step estimates of the gradient of the loss (for the ELBO: of minus the ELBO).
+
+    Args:
+        model: a Pyro, NumPyro or portable program.
+        guide: the program that proposes its latents.
+        data: one argument, a tuple of positional or a dict of keyword arguments.
+        estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
+        num_samples: how many estimates.
+        num_particles: draws per estimate.
+        objective: None means the ELBO.
+        backend: "torch" or "jax"; None notices it.
+        params: parameter name -> array in unconstrained space; None means the program's own initial values.
+        seed: of the draws.
+
+    Returns:
+        Parameter name -> array (num_samples, *shape in unconstrained space), nats per unit.
+
+    Raises:
+        ProgramError: the program or the data cannot be trained with; the message names the site.
+    """
+    prepared, batch = _read(
+        model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
+    )
+    from ppl_gen import backends
+
+    with backends.tripwire(prepared.backend.name):
+        return prepared.backend.sample_gradients(
+            prepared.program, objective or ELBO(), prepared.plan, prepared.start, batch, num_samples, seed
+        )

@@ -1,0 +1,228 @@
+"""What a program is once it has been read: its sites, and how values reach one another.
+
+Everything here is plain data and pure functions; the backends fill it in, the plan reads it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Path:
+    """How one value reaches another.
+
+    Attributes:
+        jump: where the way stops being differentiable, as ``"model.py:12: gt"``; None if nowhere.
+    """
+
+    jump: str | None = None
+
+
+def merge(*reaches: Mapping[str, Path]) -> dict[str, Path]:
+    """Union of several ``source -> Path`` maps; a jump on any way makes the whole a jump."""
+    merged: dict[str, Path] = {}
+    for reach in reaches:
+        for source, path in reach.items():
+            if source not in merged or merged[source].jump is None:
+                merged[source] = path
+    return merged
+
+
+def blocked(reach: Mapping[str, Path], where: str) -> dict[str, Path]:
+    """The same sources, after an operation at ``where`` that passes no gradient."""
+    return {source: path if path.jump else Path(where) for source, path in reach.items()}
+
+
+Term = tuple[str, str]  # ("model", site) is + log p of that site, ("guide", site) is - log q
+PARAM = "param:"  # prefix of a parameter's label among the sources of a reach
+PLATE = "plate:"  # prefix of a subsampled plate's indices among the values of a run
+
+
+class Choice(NamedTuple):
+    """Stands among fixed values for the `index`-th value of a finite site, at every batch element."""
+
+    index: int
+
+
+def assignments(sizes: Mapping[str, int]) -> list[dict[str, Choice]]:
+    """Every joint choice of the finite sites in `sizes`."""
+    joint = itertools.product(*(range(size) for size in sizes.values()))
+    return [dict(zip(sizes, map(Choice, indices), strict=True)) for indices in joint]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample statement, as the first run of the program showed it.
+
+    Attributes:
+        name: the site's name.
+        role: "model" or "guide".
+        distribution: the distribution's class name.
+        support: "real", "finite" or "countable".
+        size: number of values of one element where the support is finite, else None.
+        observed: whether the value is given (data or a factor).
+        auxiliary: a guide site that the model is declared to lack.
+        reparametrized: whether the distribution's own sampler passes a gradient.
+        plates: plate name -> batch dimension (negative, counted from the right).
+        batch_shape: shape of the log density.
+        event_shape: shape of one event.
+        reach: which latents and parameters (prefix ``param:``) reach the density, and how.
+        moving: those that reach the boundary of the support.
+        num_features: width of the distribution's parameters as a baseline sees them; None for a lone element.
+    """
+
+    name: str
+    role: str
+    distribution: str
+    support: str = "real"
+    size: int | None = None
+    observed: bool = False
+    auxiliary: bool = False
+    reparametrized: bool = False
+    plates: Mapping[str, int] = field(default_factory=dict)
+    batch_shape: tuple[int, ...] = ()
+    event_shape: tuple[int, ...] = ()
+    reach: Mapping[str, Path] = field(default_factory=dict)
+    moving: frozenset[str] = frozenset()
+    num_features: int | None = None
+
+    @property
+    def term(self) -> Term:
+        """The key of this site's contribution to the log density."""
+        return self.role, self.name
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the plan is made from.
+
+    Attributes:
+        sites: term -> site, the guide's first, in order of execution.
+        params: names of the parameters.
+        mixes: (latent, term, plate) where an element of the latent moves other elements of the term in that plate.
+        eager: why the program cannot be captured (a Python branch on a latent, ...); None where it can.
+    """
+
+    sites: Mapping[Term, Site]
+    params: tuple[str, ...] = ()
+    mixes: frozenset[tuple[str, Term, str]] = frozenset()
+    eager: str | None = None
+
+    def latents(self) -> Iterable[Site]:
+        """The guide's random choices, in order."""
+        return [site for site in self.sites.values() if site.role == "guide" and not site.observed]
+
+    def jump(self, latent: str) -> str | None:
+        """Where a way from `latent` to the cost stops being differentiable; None if every way is smooth."""
+        for site in self.sites.values():
+            if latent in site.reach and site.reach[latent].jump:
+                return site.reach[latent].jump
+            if latent in site.moving:
+                return f"the support of site '{site.name}' ({site.distribution})"
+        return None
+
+    def downstream(self, latent: str) -> dict[Term, frozenset[str]]:
+        """The terms that `latent` moves, each with the plates over which its elements mix on the way.
+
+        A way through a choice outside a plate mixes that plate's elements, however tidy each single step is.
+        """
+        own = self.sites["guide", latent]
+        found: dict[Term, frozenset[str]] = {}
+        frontier: list[tuple[str, frozenset[str]]] = [(latent, frozenset())]
+        for term in (("guide", latent), ("model", latent)):
+            if term in self.sites:
+                found[term] = frozenset()
+        while frontier:
+            source, mixed = frontier.pop()
+            for term, site in self.sites.items():
+                if source not in site.reach:
+                    continue
+                mixes = mixed | {plate for plate in own.plates if (source, term, plate) in self.mixes}
+                self._visit(site, mixes, own, found, frontier)
+        return found
+
+    def _visit(
+        self,
+        site: Site,
+        mixes: frozenset[str],
+        own: Site,
+        found: dict[Term, frozenset[str]],
+        frontier: list[tuple[str, frozenset[str]]],
+    ) -> None:
+        union = found.get(site.term, frozenset()) | mixes
+        if site.term in found and union == found[site.term]:
+            return
+        found[site.term] = union
+        if site.role == "guide" and not site.observed:
+            lost = frozenset(own.plates) - frozenset(site.plates)
+            if ("model", site.name) in self.sites:  # its log p moves with its value
+                model_term: Term = ("model", site.name)
+                found[model_term] = found.get(model_term, frozenset()) | union
+            frontier.append((site.name, union | lost))
+
+
+@dataclass
+class Run:
+    """One run of guide and model, as the loss needs it.
+
+    Attributes:
+        values: latent site -> value (and subsampled plate -> its indices).
+        terms: term -> + log p or - log q, scaled and masked, nats; only plate dimensions are left.
+        logq: latent site -> log q, unscaled and unmasked, nats; only plate dimensions are left.
+        inputs: latent site -> parameters of its distribution, batch + features, detached; None where there are none.
+        records: every sample and deterministic site of the model -> value.
+        buffers: state the program itself carries from run to run (running averages of a network).
+    """
+
+    values: dict[str, object] = field(default_factory=dict)
+    terms: dict[Term, object] = field(default_factory=dict)
+    logq: dict[str, object] = field(default_factory=dict)
+    inputs: dict[str, object] = field(default_factory=dict)
+    records: dict[str, object] = field(default_factory=dict)
+    buffers: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of one call of model and guide.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        scale: number of rows this batch stands for, divided by its own number of rows.
+        rows: the batch's row numbers in the whole data; None for the whole data at once.
+    """
+
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    scale: float = 1.0
+    rows: object = None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent site of a model, as an automatic guide needs it.
+
+    Attributes:
+        name: the site's name.
+        distribution: the distribution's class name.
+        plates: plate name -> (dimension, size), outermost first.
+        batch_shape: shape of the log density.
+        event_shape: shape of one event.
+        support: the backend's constraint object.
+        num_values: values of one element of a finite support, else None.
+        subsampled: whether a plate around it draws its own subsample.
+    """
+
+    name: str
+    distribution: str
+    plates: Mapping[str, tuple[int, int]]
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    support: object
+    num_values: int | None
+    subsampled: bool
