@@ -34,7 +34,7 @@ class Settings:
         num_test: held-out rows used.
     """
 
-    net: tuple[tuple[int, ...], int, float] = ((200, 200), 4000, 1e-3)
+    net: tuple[tuple[int, ...], int, float] = ((60, 30), 8000, 5e-3)
     nade: tuple[tuple[int, ...], int, float] = ((400, 400), 4000, 1e-3)
     batch_size: int = 100
     num_samples: int = 100

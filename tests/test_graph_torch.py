@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 
+from ppl_gen.backends.torch import graph
 from ppl_gen.backends.torch.graph import Tracker
 
 ACTIVATIONS = [
@@ -269,7 +270,8 @@ JUMPS = {
     "vmap of an index": (lambda z, w: torch.vmap(lambda i: w[i])(z.argsort()), {"z!", "w"}),
     "autograd.Function": (lambda z: Double.apply(z), {"z!"}),
     "autograd.Function, identity": (lambda z: Identity.apply(z), {"z!"}),
-    "grad of no grad": (lambda z: torch.special.bessel_j0(z), {"z!"}),
+    "linspace": (lambda z: torch.linspace(z[0], 2.0, 3), {"z!"}),
+    "no derivative": (lambda z: torch.special.bessel_j0(z), {"z!"}),
 } | {
     name: (lambda z, name=name: getattr(torch, name)(z), {"z!"})
     for name in ["floor", "ceil", "round", "trunc", "sign", "sgn", "frac", "angle"]
@@ -413,11 +415,12 @@ def test_torchscript_is_followed_at_every_call():
     def program(x, y):
         return x.exp() * y.detach(), y * y
 
-    def reach():
+    def reach(needs_grad=True):
         with Tracker() as tracker:
-            z, w = (tracker.source(name, sources()[name].requires_grad_()) for name in "zw")
+            z, w = (tracker.source(name, sources()[name].requires_grad_(needs_grad)) for name in "zw")
             return [{n: bool(p.jump) for n, p in tracker.reach(y).items()} for y in program(z, w)]
 
+    assert reach(False) == [{"z": False, "w": True}, {"w": False}]
     for _ in range(3):
         assert reach() == [{"z": False, "w": True}, {"w": False}]
     for _ in range(3):  # has torch replace it by an optimised graph, which runs on detached tensors
@@ -449,9 +452,23 @@ def test_cond_is_opaque_and_works_afterwards():
     assert torch.equal(program(torch.ones(3)), 2 * torch.ones(3))
 
 
+def test_a_detach_inside_an_overridable_function_is_seen():
+    def hidden(x):
+        if has_torch_function_unary(x):
+            return handle_torch_function(hidden, (x,), x)
+        return x.detach() * 2
+
+    assert follow(lambda z: hidden(z))[0] == {"z!"}
+
+
+def test_a_gradient_lost_unseen_is_a_jump_all_the_same(monkeypatch):
+    monkeypatch.setattr(graph, "_JUMPS", frozenset())
+    assert follow(lambda z: torch.linspace(z[0], 2.0, 3) * 2, True)[0] == {"z!"}
+
+
 def test_gradients_inside_the_program():
     def smooth(z):
-        return torch.autograd.grad((z**3).sum(), z, create_graph=True)[0]
+        return torch.autograd.grad((z.exp() + z**3).sum(), z, create_graph=True)[0]
 
     def stopped(z):
         return torch.autograd.grad((z**3).sum(), z)[0]

@@ -54,6 +54,11 @@ class Table:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
 
     @property
+    def first_rows(self) -> int | None:
+        """Rows of the first batch; None without arrays."""
+        return self.batch_size or self.num_rows
+
+    @property
     def per_pass(self) -> int:
         """Steps in one pass over the data."""
         return 1 if self.batch_size is None else -(-(self.num_rows or 1) // self.batch_size)
@@ -140,8 +145,13 @@ class Stream:
         rows_here = table.num_rows or 1
         return Batch(batch.args, batch.kwargs, 1.0 if self.num_rows is None else self.num_rows / rows_here, None)
 
+    @property
+    def first_rows(self) -> int | None:
+        """Rows of the first batch; None without arrays."""
+        return self._table(0).num_rows
+
     def first(self, num_rows: int | None = None) -> Batch:
-        """The batch at step 0."""
+        """The batch at step 0, or its leading rows."""
         table = self._table(0)
         return table.first(num_rows) if num_rows else self.build(table.arrays, None)
 

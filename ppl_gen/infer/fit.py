@@ -112,7 +112,7 @@ def fit(
     held_out = None if validation is None else Table(encode(validation) if encode else validation, batch_size, 0, convert)
     with prepared.session():
         trainer = prepared.backend.Trainer(
-            prepared.program, objective or ELBO(), prepared.plan, prepared.start, optimizer, learning_rate, compile
+            prepared.program, objective or ELBO(), prepared.plan, prepared.start, optimizer, learning_rate, compile, steps
         )
         result = Fit(prepared, trainer, model, source, np.zeros(0), {"steps": steps, "batch_size": batch_size})
         state = Running(0, steps, [], [], result)
@@ -180,8 +180,8 @@ def _open(
 
 def _shorter(source: Any) -> Batch | None:
     """The first batch with one row less, where that is possible."""
-    rows = source.batch_size or source.num_rows if isinstance(source, Table) else None
-    return source.first(rows - 1) if rows is not None and rows > 1 and source.arrays else None
+    rows = source.first_rows
+    return source.first(rows - 1) if rows is not None and rows > 1 else None
 
 
 def _followers(backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True) -> tuple[set[str], list[Latent]]:

@@ -201,6 +201,7 @@ class Fit:
         """A short text: where, how long, how well, with which estimators."""
         lines = [
             f"{type(self).__name__} on {self.backend} ({self.device}), seed {self.seed}, {len(self.losses)} steps",
+            f"steps: {self._trainer.how}",
             f"parameters: {sum(p.size for p in self.params.values()):,} in {len(self.params)} arrays",
         ]
         if len(self.losses):

@@ -94,11 +94,17 @@ def sample_gradients(
         try:
             if plan.facts.eager:
                 return {n: np.stack([np.asarray(g[n]) for g in map(one, keys)]) for n in program.params}
-            chunk = max(1, min(num_samples, 1000))
-            many = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=chunk))
-            return {name: np.array(g) for name, g in many(keys).items()}
+            try:
+                found = _map(one, keys, min(num_samples, 1000))
+            except NotImplementedError:  # a callback to the host that cannot be batched
+                found = _map(one, keys, None)
+            return {name: np.array(g) for name, g in found.items()}
         except LEAVES_TRACER as error:
             raise refusal(plan, error) from error
+
+
+def _map(function: Any, keys: Array, batch_size: int | None) -> Any:
+    return jax.jit(lambda keys: jax.lax.map(function, keys, batch_size=batch_size))(keys)
 
 
 def refusal(plan: Any, error: BaseException) -> ProgramError:
@@ -121,11 +127,28 @@ class Trainer:
         optimizer: an optax transformation; None means Adam.
         learning_rate: for Adam.
         compile: False runs every step un-jitted.
+        steps: length of the run.
+
+    Attributes:
+        how: how steps are taken, and why so.
     """
 
     def __init__(
-        self, program: Program, objective: Any, plan: Any, start: Any, optimizer: Any, learning_rate: float, compile: Any = "auto"
+        self,
+        program: Program,
+        objective: Any,
+        plan: Any,
+        start: Any,
+        optimizer: Any,
+        learning_rate: float,
+        compile: Any = "auto",
+        steps: int = 0,
     ) -> None:
+        del steps  # one jitted loop serves runs of any length
+        self.how = "one jitted loop on the device"
+        if compile is False or plan.facts.eager:
+            self.how = f"un-jitted, as values leave JAX at {plan.facts.eager}" if plan.facts.eager else "un-jitted, as asked"
+
         self.program, self.objective, self.plan = program, objective, plan
         self.transform = _build(optimizer, learning_rate)
         self.own = optax.adam(1e-3)

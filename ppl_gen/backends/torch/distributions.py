@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Independent
+from torch.distributions.utils import lazy_property
 
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -24,8 +25,9 @@ def tensors(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
     elif isinstance(thing, torch.nn.Module):
         yield from (*thing.parameters(), *thing.buffers())
     elif isinstance(thing, dict):
-        for value in thing.values():
-            yield from tensors(value, seen)
+        for name, value in thing.items():
+            if name != "_proposal_r":  # part of von Mises's sampler, not of its density
+                yield from tensors(value, seen)
     elif isinstance(thing, list | tuple | set | frozenset):
         for value in thing:
             yield from tensors(value, seen)
@@ -54,6 +56,8 @@ def features(distribution: Any) -> Tensor | None:
         value = vars(core).get(name)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             continue
+        if isinstance(getattr(type(core), name, None), lazy_property) and value is not getattr(core, "_param", None):
+            continue  # worked out later from what was given
         event = value.shape[value.dim() - constraint.event_dim :]
         full = torch.broadcast_shapes(core.batch_shape, value.shape[: value.dim() - constraint.event_dim])
         wide = value.detach().expand(full + event)

@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import pyro
@@ -186,8 +186,7 @@ class Tracker:
             return reach if self._trusted or _smooth(tensor) else blocked(reach, where)
 
         reach = merge(blocked(index, where), *map(through, inputs, reaches))
-        # A detach outside every call is TorchScript's; those inside are autograd's own, or the user's call.
-        detached = self._func in _DETACH or (name == "detach" and _is_operator(self._func))
+        detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
         stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
         if stopped and not self._trusted:
             reach = blocked(reach, where)
@@ -210,7 +209,8 @@ class Tracker:
         for other, values in self._written.get(storage, {}).items():
             known = base == other or self._apart >= {base, other}
             reach = merge(reach, values if known else blocked(values, _where("alias")))
-        if self._live & reach.keys() and _smooth(tensor) and not (tensor.requires_grad or self._trusted):
+        watched = not self._trusted and self._func is not torch.autograd.grad  # which reads saved results
+        if watched and self._live & reach.keys() and _smooth(tensor) and not tensor.requires_grad:
             lost = {label: path for label, path in reach.items() if label in self._live}
             reach = merge(reach, blocked(lost, _where("no gradient")))
         return reach
@@ -309,6 +309,11 @@ def _storage(tensor: Tensor) -> int:
 
 def _is_operator(func: Any) -> bool:
     return func is None or isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
+def _detaches(func: Any) -> bool:
+    """Whether a detach within `func` was written there; elsewhere it is autograd, saving a result."""
+    return _is_operator(func) or (isinstance(func, FunctionType) and func is not torch.autograd.grad)
 
 
 def _name(func: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ class Program:
         self.open = True  # new parameters may still appear
         self._aliases: dict[str, str] = {}
         self._names: dict[int, str] = {}
+        self._initial: dict[str, Tensor] = {}
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
         self._theirs: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, the user's data)
@@ -129,7 +131,10 @@ class Program:
                 )
             name = self._new_param(name, msg)
         constraint, leaf = self.constraints[name], self.params[name]
-        return leaf if constraint is constraints.real else transform_to(constraint)(leaf)
+        value = leaf if constraint is constraints.real else transform_to(constraint)(leaf)
+        if name in self._initial:  # Pyro's modules ask for it when they set up their own parameters; they get a copy
+            value.unconstrained = weakref.ref(self._initial[name])  # type: ignore[attr-defined]
+        return value
 
     def _new_param(self, name: str, msg: Any) -> str:
         store = pyro.get_param_store()
@@ -158,6 +163,7 @@ class Program:
                         "Start it inside its constraint."
                     )
                 leaf = transform_to(constraint).inv(value.detach()).clone().contiguous().requires_grad_()
+                self._initial[name] = leaf.detach().clone()
         if "$$$" not in msg["name"] and not isinstance(leaf, nn.Parameter):
             self.statements.add(name)
         self.params[name], self.constraints[name] = leaf, constraint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import Batch
@@ -67,7 +69,11 @@ class Trainer:
         start: (baseline weights, running averages) as NumPy trees.
         optimizer: a torch.optim class or partial taking parameters; None means Adam.
         learning_rate: for Adam, and for an optimizer class that accepts ``lr``.
-        compile: accepted for symmetry with JAX; this trainer runs eagerly.
+        compile: "auto" captures the step, and compiles the capture in long runs; True compiles it; False runs eagerly.
+        steps: length of the run, by which "auto" decides.
+
+    Attributes:
+        how: how steps are taken, and why so.
     """
 
     def __init__(
@@ -79,8 +85,9 @@ class Trainer:
         optimizer: Callable[..., Any] | None,
         learning_rate: float,
         compile: Any = "auto",
+        steps: int = 0,
     ) -> None:
-        self.program, self.objective, self.plan = program, objective, plan
+        self.program, self.objective, self.plan, self.compile, self.num_steps = program, objective, plan, compile, steps
         self.weights = tensors_of(start[0], program.device, grad=True)
         self.averages = tensors_of(start[1], program.device, grad=False)
         self.names = list(program.params)
@@ -90,7 +97,13 @@ class Trainer:
         if self.leaves:
             self.optimizers.append(_build(optimizer, self.leaves, learning_rate))
         if self.baseline_leaves:
-            self.optimizers.append(torch.optim.Adam(self.baseline_leaves, lr=1e-3))
+            self.optimizers.append(torch.optim.Adam(self.baseline_leaves, lr=1e-3, fused=_fused(self.baseline_leaves)))
+        self._graphs: dict[Any, Any] = {}
+        self._first: Any = None
+        self.how = "eager, as asked" if compile is False else "eager"
+        if plan.facts.eager and compile is not False:
+            self.how = f"eager, as values leave torch at {plan.facts.eager}"
+        self._capturing = compile is not False and not plan.facts.eager and bool(self.leaves)
 
     def steps(self, source: Any, first: int, count: int) -> np.ndarray:
         """Take the steps `first`, ..., each on the source's batch of that number; losses in nats, (steps taken,).
@@ -100,44 +113,129 @@ class Trainer:
         """
         losses: list[float] = []
         for number in range(first, first + count):
+            doubt = number % 50 == 0 or number & (number - 1) == 0  # state outside torch may have changed
             try:
-                losses.append(self.step(source.build(*source.at(number))))
+                losses.append(self.step(source.build(*source.at(number)), check=doubt))
             except NonFinite as error:
                 error.losses = np.array(losses)
                 raise
         return np.array(losses)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch, *, check: bool = False) -> float:
         """One step on `batch`; returns the loss in nats, scaled to the whole data.
+
+        Args:
+            batch: the data.
+            check: hold a captured step against an eager one first.
 
         Raises:
             NonFinite: the loss or a gradient is; the state is as before the step.
         """
         before = {name: buffer.clone() for name, buffer in self.program.buffers.items()}
-        try:
-            loss = evaluate(self.program, self.objective, self.plan, self.weights, self.averages, batch)
-            found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
-            self._check(loss, found, batch)
-        except NonFinite:
-            for name, buffer in self.program.buffers.items():
-                buffer.copy_(before[name])
-            raise
-        for leaf, gradient in zip([*self.leaves, *self.baseline_leaves], found, strict=True):
+        loss, finite, *rest = self._compute(batch, check)
+        if not bool(finite):
+            self._put_back(before)
+            self._blame(loss, rest, batch)
+        for leaf, gradient in zip([*self.leaves, *self.baseline_leaves], rest, strict=False):
             leaf.grad = gradient
         for optimizer in self.optimizers:
             optimizer.step()
         for leaf in (*self.leaves, *self.baseline_leaves):
             leaf.grad = None
-        self.averages = {s: {n: v.detach() for n, v in leaves.items()} for s, leaves in loss.averages.items()}
-        return float(loss.value)
+        fresh = iter(rest[len(self.leaves) + len(self.baseline_leaves) :])
+        self.averages = {s: {n: next(fresh) for n in leaves} for s, leaves in self.averages.items()}
+        return float(loss)
 
-    def _check(self, loss: Any, found: list[Tensor], batch: Batch) -> None:
-        """Raise with the culprit's name if anything is not finite."""
-        sums = [loss.value.reshape(()), *(gradient.sum() for gradient in found)]
-        if bool(torch.isfinite(torch.stack(sums)).all()):
-            return
+    # -- computing a step: loss, whether all is finite, gradients, new averages --------------------------------------
+
+    def _inputs(self, arrays: list[Tensor]) -> list[Tensor]:
+        averages = [v for leaves in self.averages.values() for v in leaves.values()]
+        return [*self.leaves, *self.baseline_leaves, *averages, *self.program.buffers.values(), *arrays]
+
+    def _step_on(self, batch: Batch) -> tuple[Callable[..., list[Tensor]], list[Tensor]]:
+        """The step as a function of tensors, and the tensors of now."""
+        arrays, join = split_batch(batch)
+        given = self._inputs(arrays)
+        num_leaves = len(self.leaves) + len(self.baseline_leaves)
+
+        def step(*inputs: Tensor) -> list[Tensor]:
+            supply = iter(inputs[num_leaves:])
+            averages = {s: {n: next(supply) for n in leaves} for s, leaves in self.averages.items()}
+            loss = evaluate(
+                self.program, self.objective, self.plan, self.weights, averages, join(list(inputs[len(inputs) - len(arrays) :]))
+            )
+            found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
+            sums = torch.stack([loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)])
+            fresh = [v.detach() for leaves in loss.averages.values() for v in leaves.values()]
+            return [loss.value.detach(), torch.isfinite(sums).all(), *found, *fresh]
+
+        return step, given
+
+    def _compute(self, batch: Batch, check: bool) -> list[Tensor]:
+        step, given = self._step_on(batch)
+        if not self._capturing:
+            return step(*given)
+        key = (batch.scale, *((tuple(a.shape), a.dtype) for a in given))
+        if self._first is None:
+            self._first = key
+        if key != self._first:  # the odd last batch
+            return step(*given)
+        new = key not in self._graphs
+        if new:
+            self._graphs[key] = self._capture(step, given)
+            check = True
+        fast = self._graphs[key]
+        shifts = (None, 1, 2) if new else (None,)
+        if fast is None or (check and not self._agrees(step, fast, given, shifts)):
+            self._capturing = False
+            if not new:
+                warnings.warn(
+                    "a captured step no longer repeats an eager one: the program depends on state outside torch, and up to 50 steps "
+                    "ran on the old state. Going on eagerly; pass such state as data, or use compile=False.",
+                    stacklevel=2,
+                )
+            return step(*given)
+        return list(fast(*given))
+
+    def _capture(self, step: Any, given: list[Tensor]) -> Any:
+        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        try:
+            fast, self.how = compiled(capture(step, given), self.num_steps, self.compile)
+            return fast
+        except CannotCapture as error:
+            self.how = f"eager, as the step has no graph ({error})"
+            return None
+        finally:
+            torch.random.set_rng_state(random)
+            self._put_back(buffers)
+
+    def _agrees(self, step: Any, fast: Any, given: list[Tensor], shifts: Any) -> bool:
+        """Hold the captured step against eager ones: from the present random state, and with other draws."""
+        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        try:
+            for shift in shifts:
+                results = []
+                for run in (step, fast):
+                    torch.random.set_rng_state(random) if shift is None else torch.manual_seed(shift)
+                    self._put_back(buffers)
+                    found = list(run(*given))
+                    results.append([*found, *(b.clone() for b in self.program.buffers.values())])
+                if not same(results[1], results[0]):
+                    self.how = "eager, as a captured step did not repeat an eager one (state outside torch?)"
+                    return False
+            return True
+        finally:
+            torch.random.set_rng_state(random)
+            self._put_back(buffers)
+
+    def _put_back(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self.program.buffers.items():
+            buffer.copy_(buffers[name])
+
+    def _blame(self, loss: Tensor, found: list[Tensor], batch: Batch) -> None:
+        """Raise with the culprit's name."""
         for name, gradient in zip(self.names, found, strict=False):
-            if bool(torch.isfinite(loss.value)) and not bool(torch.isfinite(gradient).all()):
+            if bool(torch.isfinite(loss)) and not bool(torch.isfinite(gradient).all()):
                 raise NonFinite(f"param '{name}': expected a finite gradient; got {gradient.flatten()[:3].tolist()}.")
         raise NonFinite(blame(self.program, batch))
 
@@ -203,7 +301,7 @@ def _slots(flat: Mapping[str, np.ndarray], prefix: str) -> dict[int, dict[str, T
 
 def _build(optimizer: Callable[..., Any] | None, leaves: list[Tensor], learning_rate: float) -> Any:
     if optimizer is None:
-        return torch.optim.Adam(leaves, lr=learning_rate)
+        return torch.optim.Adam(leaves, lr=learning_rate, fused=_fused(leaves))
     if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
         return optimizer(leaves, lr=learning_rate)
     built = optimizer(leaves) if callable(optimizer) else None
@@ -213,6 +311,27 @@ def _build(optimizer: Callable[..., Any] | None, leaves: list[Tensor], learning_
             "For example functools.partial(torch.optim.SGD, lr=0.1)."
         )
     return built
+
+
+def _fused(leaves: list[Tensor]) -> bool:
+    return all(leaf.is_floating_point() and leaf.device.type in ("cpu", "cuda") for leaf in leaves)
+
+
+def split_batch(batch: Batch) -> tuple[list[Tensor], Callable[[list[Tensor]], Batch]]:
+    """(the batch's tensors, what rebuilds the batch from them)."""
+    values: list[Any] = [*batch.args, *batch.kwargs.values(), batch.rows]
+    if isinstance(values[-1], np.ndarray):
+        values[-1] = torch.as_tensor(values[-1])
+    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+
+    def join(tensors: list[Tensor]) -> Batch:
+        full = list(values)
+        for place, tensor in zip(places, tensors, strict=True):
+            full[place] = tensor
+        kwargs = dict(zip(batch.kwargs, full[len(batch.args) : -1], strict=True))
+        return Batch(tuple(full[: len(batch.args)]), kwargs, batch.scale, full[-1])
+
+    return [values[place] for place in places], join
 
 
 def blame(program: Program, batch: Batch) -> str:

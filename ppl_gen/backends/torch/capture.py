@@ -1,0 +1,69 @@
+"""One step of a torch program as a flat graph of tensor operations, trusted only where it repeats eager steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Step = Callable[..., list[Tensor]]
+
+INDUCTOR_STEPS = 10_000  # from here on, compiling (seconds) is repaid by faster steps (tenths of a millisecond)
+INDUCTOR_NODES = 4_000  # larger graphs compile for minutes
+
+
+class CannotCapture(Exception):
+    """The step has no graph; the message says why."""
+
+
+def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
+    """The operations that `step` does on `inputs`, random draws included, as a graph of the same signature.
+
+    The inputs must be the very tensors that the step's closures read. Running the step changes those of them that it
+    writes to (running averages); the caller puts them back.
+
+    Raises:
+        CannotCapture: the step branches on a value, or leaves torch.
+    """
+    try:
+        graph = make_fx(step)(*inputs)
+    except Exception as error:
+        raise CannotCapture(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def compiled(graph: torch.fx.GraphModule, steps: int, wanted: Any) -> tuple[Step, str]:
+    """(the graph made fast, how): through Inductor where asked for, or where the run is long enough."""
+    nodes = len(graph.graph.nodes)
+    if wanted is True or (steps >= INDUCTOR_STEPS and nodes <= INDUCTOR_NODES):
+        import torch._inductor.config as inductor
+
+        with inductor.patch(fallback_random=True):  # the same random numbers as an eager step
+            fast = torch.compile(graph, dynamic=False)
+
+        def call(*inputs: Tensor) -> Any:
+            with inductor.patch(fallback_random=True), torch.no_grad():
+                return fast(*inputs)
+
+        return call, f"captured, {nodes} operations, compiled"
+
+    def replay(*inputs: Tensor) -> Any:
+        with torch.no_grad():
+            return graph(*inputs)
+
+    return replay, f"captured, {nodes} operations"
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> bool:
+    """Whether two results agree up to the rounding of another order of operations."""
+    return all(a.shape == b.shape and _close(a.double(), b.double()) for a, b in zip(found, expected, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(b.abs().nan_to_num(posinf=0.0).max()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5 * (1.0 + scale), equal_nan=True)
