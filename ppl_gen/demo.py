@@ -34,8 +34,8 @@ class Settings:
         num_test: held-out rows used.
     """
 
-    net: tuple[tuple[int, ...], int, float] = ((60, 30), 8000, 5e-3)
-    nade: tuple[tuple[int, ...], int, float] = ((400, 400), 4000, 1e-3)
+    net: tuple[tuple[int, ...], int, float] = ((80, 40), 16000, 5e-3)
+    nade: tuple[tuple[int, ...], int, float] = ((300, 300), 4500, 1e-3)
     batch_size: int = 100
     num_samples: int = 100
     orders: int = 16
@@ -78,7 +78,7 @@ def _check_extras() -> None:
         raise
 
 
-# -- a sigmoid belief net --------------------------------------------------------------------------------------
+# -- a sigmoid belief net ----------------------------------------------------------------------------
 
 
 def _belief_net(digits: Dataset, settings: Settings, common: dict[str, Any]) -> None:
@@ -87,7 +87,8 @@ def _belief_net(digits: Dataset, settings: Settings, common: dict[str, Any]) -> 
     test = test[: settings.num_test]
     hidden, steps, rate = settings.net
     model = models.SigmoidBeliefNet(64, hidden, data_mean=train.mean(axis=0))
-    print(f"\n1. {model}\n{infer.plan(model, model.guide, train[:2], backend=common['backend'])}", flush=True)
+    plan = infer.plan(model, model.guide, train[: settings.batch_size], backend=common["backend"])
+    print(f"\n1. {model}\n{plan}", flush=True)
     start = perf_counter()
     fit = infer.fit(model, data=train, validation=valid, steps=steps, learning_rate=rate, **common)
     _settings(steps, rate, start, common)
@@ -106,7 +107,7 @@ def independent(train: Bits, test: Bits) -> LogProb:
     return LogProb(value)
 
 
-# -- an order-agnostic NADE ------------------------------------------------------------------------------------
+# -- an order-agnostic NADE --------------------------------------------------------------------------
 
 
 def _order_agnostic(digits: Dataset, settings: Settings, common: dict[str, Any], path: Path) -> Path:
@@ -122,9 +123,8 @@ def _order_agnostic(digits: Dataset, settings: Settings, common: dict[str, Any],
     fit = infer.fit(model, data=train, validation=valid, steps=steps, learning_rate=rate, **common)
     _settings(steps, rate, start, common)
     print(f"log p(image, label), nats per row, mean of {len(test)} held-out rows")
-    _line(
-        "order-agnostic NADE", fit.log_prob(test, orders=settings.orders).mean(), f"{settings.orders} orders"
-    )
+    joint = fit.log_prob(test, orders=settings.orders)
+    _line("order-agnostic NADE", joint.mean(), f"{settings.orders} orders")
     _line("independent variables", independent(train, test).mean())
     _classify(fit, train, test, settings.orders)
     return _draw(fit, test, settings.orders, path)
@@ -137,12 +137,8 @@ def _classify(fit: Any, train: Bits, test: Bits, orders: int) -> None:
     posterior = fit.query(["label"], _given(test, PIXELS), orders=orders).marginals()["label"]
     direct = LogisticRegression(max_iter=2000).fit(train[:, :64], train[:, 64])
     print(f"label from pixels, accuracy on {len(test)} held-out images")
-    print(
-        f"  {'order-agnostic NADE':<22} {(posterior.argmax(1) == test[:, 64]).mean():8.1%}  p(label | pixels)"
-    )
-    print(
-        f"  {'logistic regression':<22} {direct.score(test[:, :64], test[:, 64]):8.1%}  scikit-learn, same bits"
-    )
+    _share("order-agnostic NADE", posterior.argmax(1) == test[:, 64], "p(label | pixels)")
+    _share("logistic regression", direct.predict(test[:, :64]) == test[:, 64], "scikit-learn, same bits")
 
 
 def _given(rows: Bits, names: tuple[str, ...]) -> NDArray[np.float64]:
@@ -161,7 +157,7 @@ def _draw(fit: Any, test: Bits, orders: int, path: Path) -> Path:
     return picture(chosen[:, :64], np.asarray(lower), np.asarray(images), path)
 
 
-# -- the picture -----------------------------------------------------------------------------------------------
+# -- the picture -------------------------------------------------------------------------------------
 
 _PAPER, _INK = np.array([0.95, 0.95, 0.95]), np.array([0.10, 0.10, 0.12])  # given
 _TINT, _BLUE = np.array([0.90, 0.94, 0.99]), np.array([0.10, 0.35, 0.75])  # drawn by the model
@@ -189,7 +185,7 @@ def picture(originals: NDArray[Any], lower: NDArray[Any], images: NDArray[Any], 
     given, drawn = _colour(originals, _PAPER, _INK), [_colour(half, _TINT, _BLUE) for half in lower]
     blank = np.broadcast_to(_BLANK, given[:, 32:].shape)
     halves = [np.concatenate([given[:, :32], half], axis=1) for half in (blank, *drawn)]
-    _panel(above, np.stack([given, *halves], axis=1), ["test", "given", *[""] * len(lower)])
+    _panel(above, np.stack([given, *halves], axis=1), ["test", "given", *["draw"] * len(lower)])
     above.set_title("p(lower half | upper half): a test image, what is given, and draws (blue)", fontsize=11)
     _panel(below, _colour(images, _TINT, _BLUE), [str(label) for label in range(10)])
     below.set_title("p(image | label): draws for each label", fontsize=11)
@@ -204,18 +200,23 @@ def _colour(bits: NDArray[Any], zero: NDArray[Any], one: NDArray[Any]) -> NDArra
 
 
 def _panel(axes: Any, tiles: NDArray[np.float64], names: list[str]) -> None:
-    """Images (rows, columns, 64, 3) side by side, one pixel apart, the columns named above."""
-    rows, columns = tiles.shape[:2]
-    canvas = np.ones((rows, 9, columns, 9, 3))
-    canvas[:, :8, :, :8] = tiles.reshape(rows, columns, 8, 8, 3).transpose(0, 2, 1, 3, 4)
-    axes.imshow(canvas.reshape(rows * 9, columns * 9, 3)[:-1, :-1], interpolation="nearest")
-    axes.set_xticks(np.arange(columns) * 9 + 3.5, names, fontsize=10)
+    """One mosaic, its columns named above."""
+    axes.imshow(mosaic(tiles), interpolation="nearest")
+    axes.set_xticks(np.arange(len(names)) * 9 + 3.5, names, fontsize=10)
     axes.tick_params(bottom=False, labelbottom=False, labeltop=True, length=0)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
-# -- small parts -----------------------------------------------------------------------------------------------
+def mosaic(tiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Images (rows, columns, 64, 3) side by side, a white line apart: (9 rows - 1, 9 columns - 1, 3)."""
+    rows, columns = tiles.shape[:2]
+    canvas = np.ones((rows, 9, columns, 9, 3))
+    canvas[:, :8, :, :8] = tiles.reshape(rows, columns, 8, 8, 3).transpose(0, 2, 1, 3, 4)
+    return canvas.reshape(rows * 9, columns * 9, 3)[:-1, :-1]
+
+
+# -- small parts -------------------------------------------------------------------------------------
 
 
 def _flat(images: Any) -> Bits:
@@ -240,3 +241,8 @@ def _line(name: str, found: LogProb, how: str = "") -> None:
     error = "" if found.kind == "exact" else f" ± {float(found.standard_error.reshape(())):.2f}"
     kind = found.kind.replace("_", " ") + (f", {how}" if how else "")
     print(f"  {name:<22} {_RELATION[found.kind]} {float(found):7.2f}{error:<7}  {kind}", flush=True)
+
+
+def _share(name: str, hits: NDArray[np.bool_], how: str) -> None:
+    """One accuracy."""
+    print(f"  {name:<22}    {hits.mean():7.1%}        {how}", flush=True)

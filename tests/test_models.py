@@ -1,6 +1,7 @@
 """Claims about the built-in models: one text is one model on every backend."""
 
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def bits(*shape):
 
 
 MEAN = BITS.mean(0)
-CASES = {
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "VAE": (VAE(12, 3, (7, 5), data_mean=MEAN), BITS, {"z": RNG.standard_normal((5, 3)).astype(np.float32)}),
     "VAE, linear": (VAE(12, 2, ()), BITS, {"z": RNG.standard_normal((5, 2)).astype(np.float32)}),
     "SBN": (SigmoidBeliefNet(12, (6, 4), MEAN), BITS, {"h1": bits(5, 6), "h2": bits(5, 4)}),
@@ -176,8 +177,8 @@ def test_data_of_another_width_is_refused(backend, model, x, advice):
     [
         lambda: VAE(0, 2),
         lambda: VAE(4, 0),
-        lambda: VAE(4, 2.0),
-        lambda: VAE(4, 2, hidden=400),
+        lambda: VAE(4, 2.0),  # type: ignore[arg-type]
+        lambda: VAE(4, 2, hidden=400),  # type: ignore[arg-type]
         lambda: VAE(4, 2, data_mean=np.full(3, 0.5)),
         lambda: VAE(4, 2, data_mean=np.full(4, 1.5)),
         lambda: VAE(4, 2, data_mean=np.full(4, np.nan)),

@@ -17,8 +17,8 @@ import pandas as pd
 from ppl_gen import data, infer, models
 
 SMOKE = os.environ.get("PPL_GEN_SMOKE") == "1"
-STEPS = 1000 if SMOKE else 4000
-CLOSE = 0.06 if SMOKE else 0.04  # allowed error of a probability
+STEPS = 700 if SMOKE else 3000
+CLOSE = 0.10 if SMOKE else 0.06  # allowed error of a probability
 
 # %% [markdown]
 # ## A table with a known joint
@@ -66,8 +66,8 @@ def as_frame(codes):
     return pd.DataFrame(columns)
 
 
-train_codes, test_codes = draw(6000, seed=0), draw(1000, seed=1)
-train, test, valid = as_frame(train_codes), as_frame(test_codes), as_frame(draw(1000, seed=3))
+train_codes, test_codes = draw(10000, seed=0), draw(1000, seed=1)
+train, test = as_frame(train_codes), as_frame(test_codes)
 missing = np.random.default_rng(2).random(train.shape) < 0.15
 train = train.astype(object).mask(missing, None)
 print(train.head(), f"\n{missing.mean():.0%} of the values are missing")
@@ -81,8 +81,8 @@ print(train.head(), f"\n{missing.mean():.0%} of the values are missing")
 # %%
 schema = data.Schema.of(train)
 print(schema, schema.names, schema.cardinalities)
-model = models.OrderAgnosticNADE(schema, hidden=(64, 64), data=train)
-fit = infer.fit(model, data=train, validation=valid, steps=STEPS, batch_size=200, learning_rate=3e-3)
+model = models.OrderAgnosticNADE(schema, hidden=(64,), data=train)
+fit = infer.fit(model, data=train, steps=STEPS, batch_size=500, learning_rate=3e-3)
 print(fit)
 
 assert schema.names == tuple(NAMES)
@@ -100,7 +100,7 @@ print(f"model {found.mean()}\ntruth {true_log_prob.mean():.4f} nats")
 print(f"gap {gap.mean():.4f} ± {gap.std() / 1000**0.5:.4f} nats")
 
 assert found.kind == "exact"
-assert gap.mean() < (0.06 if SMOKE else 0.03)
+assert gap.mean() < (0.05 if SMOKE else 0.03)
 
 # %% [markdown]
 # ## Any given any
@@ -163,8 +163,7 @@ assert abs(total - 1) < 1e-4
 # ## Many rows, each with its own gaps
 #
 # A frame as `given` asks for each row at once, and each may lack other values. Without `of`, all that a row
-# lacks is asked for. Here the holes of the training table are filled, which counts draws from p(missing |
-# seen) for each.
+# lacks is asked for. Here every hole of the training table is filled with one draw from p(missing | seen).
 
 # %%
 rows = train[missing.any(axis=1)].head(200)
@@ -187,7 +186,8 @@ assert all((filled[name][seen[name]] == rows[name][seen[name]]).all() for name i
 query = fit.query(["season", "rain"], given={"umbrella": True, "late": 10}, orders=6)
 query.log_prob({"season": "winter", "rain": True})
 info = query.info
-print(info)
+for key in ("kind", "orders", "weights", "spread"):
+    print(f"{key}: {info[key]}")
 
 assert info["kind"] == "exact"
 assert {tuple(order[:2]) for order in np.sort(info["orders"][:, :2], axis=1).tolist()} == {(2, 4)}

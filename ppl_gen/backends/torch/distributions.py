@@ -58,8 +58,11 @@ def features(distribution: Any) -> Tensor | None:
             continue
         if isinstance(getattr(type(core), name, None), lazy_property) and value is not getattr(core, "_param", None):
             continue  # worked out later from what was given
-        event = value.shape[value.dim() - constraint.event_dim :]
-        full = torch.broadcast_shapes(core.batch_shape, value.shape[: value.dim() - constraint.event_dim])
+        try:
+            place = value.dim() - constraint.event_dim
+        except NotImplementedError:  # a dependent constraint does not know
+            continue
+        event, full = value.shape[place:], torch.broadcast_shapes(core.batch_shape, value.shape[:place])
         wide = value.detach().expand(full + event)
         if full[: len(batch)] != batch:
             wide = wide.expand(batch + full + event) if not full else None

@@ -43,22 +43,6 @@ def gradients(surrogate: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
 
 
-def sample_gradients(
-    program: Program, objective: Any, plan: Any, start: Any, batch: Batch, num_samples: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Independent single-step gradient estimates: name -> (num_samples, *shape)."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in program.params}
-    with program.session(seed):
-        weights = tensors_of(start[0], program.device, grad=True)
-        averages = tensors_of(start[1], program.device, grad=False)
-        leaves = list(program.params.values())
-        for _ in range(num_samples):
-            loss = evaluate(program, objective, plan, weights, averages, batch)
-            for name, gradient in zip(found, gradients(loss.surrogate, leaves), strict=True):
-                found[name].append(gradient.cpu().numpy())
-    return {name: np.stack(rows) for name, rows in found.items()}
-
-
 class Trainer:
     """The training state of one torch program and the step that moves it.
 
@@ -132,9 +116,9 @@ class Trainer:
             NonFinite: the loss or a gradient is; the state is as before the step.
         """
         before = {name: buffer.clone() for name, buffer in self.program.buffers.items()}
-        loss, finite, *rest = self._compute(batch, check)
+        loss, finite, *rest = self.compute(batch, check)
         if not bool(finite):
-            self._put_back(before)
+            self.put_back(before)
             self._blame(loss, rest, batch)
         for leaf, gradient in zip([*self.leaves, *self.baseline_leaves], rest, strict=False):
             leaf.grad = gradient
@@ -171,7 +155,8 @@ class Trainer:
 
         return step, given
 
-    def _compute(self, batch: Batch, check: bool) -> list[Tensor]:
+    def compute(self, batch: Batch, check: bool) -> list[Tensor]:
+        """[loss, whether all is finite, gradients of parameters and baseline weights, new averages]."""
         step, given = self._step_on(batch)
         if not self._capturing:
             return step(*given)
@@ -207,7 +192,7 @@ class Trainer:
             return None
         finally:
             torch.random.set_rng_state(random)
-            self._put_back(buffers)
+            self.put_back(buffers)
 
     def _agrees(self, step: Any, fast: Any, given: list[Tensor], shifts: Any) -> bool:
         """Hold the captured step against eager ones: from the present random state, and with other draws."""
@@ -217,7 +202,7 @@ class Trainer:
                 results = []
                 for run in (step, fast):
                     torch.random.set_rng_state(random) if shift is None else torch.manual_seed(shift)
-                    self._put_back(buffers)
+                    self.put_back(buffers)
                     found = list(run(*given))
                     results.append([*found, *(b.clone() for b in self.program.buffers.values())])
                 if not same(results[1], results[0]):
@@ -226,9 +211,10 @@ class Trainer:
             return True
         finally:
             torch.random.set_rng_state(random)
-            self._put_back(buffers)
+            self.put_back(buffers)
 
-    def _put_back(self, buffers: Mapping[str, Tensor]) -> None:
+    def put_back(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give the networks' buffers these values."""
         for name, buffer in self.program.buffers.items():
             buffer.copy_(buffers[name])
 
@@ -288,6 +274,22 @@ class Trainer:
             state["state"] = _slots(flat, f"moments/{number}/")
             optimizer.load_state_dict(state)
         torch.random.set_rng_state(torch.as_tensor(flat["random"]))
+
+
+def sample_gradients(
+    program: Program, objective: Any, plan: Any, start: Any, batch: Batch, num_samples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Independent single-step gradient estimates: name -> (num_samples, *shape)."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in program.params}
+    with program.session(seed):
+        trainer = Trainer(program, objective, plan, start, None, 1e-3, "auto" if num_samples >= 100 else False)
+        buffers = {name: buffer.clone() for name, buffer in program.buffers.items()}
+        for _ in range(num_samples):
+            _, _, *gradient = trainer.compute(batch, check=False)
+            trainer.put_back(buffers)
+            for rows, value in zip(found.values(), gradient, strict=False):
+                rows.append(value.cpu().numpy())
+    return {name: np.stack(rows) for name, rows in found.items()}
 
 
 def _slots(flat: Mapping[str, np.ndarray], prefix: str) -> dict[int, dict[str, Tensor]]:
