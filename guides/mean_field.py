@@ -28,7 +28,11 @@ class MeanField:
     """
 
     def __init__(
-        self, latents: Sequence[Latent], row_plates: Collection[str] = (), num_rows: int | None = None, scale: float = 0.1
+        self,
+        latents: Sequence[Latent],
+        row_plates: Collection[str] = (),
+        num_rows: int | None = None,
+        scale: float = 0.1,
     ) -> None:
         for latent in latents:
             reason = _refusal(latent)
@@ -54,7 +58,9 @@ class MeanField:
         if latent.distribution.startswith("Bernoulli"):
             return dist.Bernoulli(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim)
         if latent.distribution.startswith("Categorical"):
-            return dist.Categorical(logits=self._param(latent, "logits", (*shape, latent.num_values or 1), 0.0)).to_event(event_dim)
+            return dist.Categorical(
+                logits=self._param(latent, "logits", (*shape, latent.num_values or 1), 0.0)
+            ).to_event(event_dim)
         dialect: Any = active(f"site '{latent.name}'")
         free = dialect.unconstrained_shape(latent.support, shape)
         loc = self._param(latent, "loc", free, 0.0)

@@ -26,12 +26,12 @@ class Dialect(Protocol):
     xp: Any
     dist: Any
 
-    def sample(self, name: str, distribution: Distribution, obs: Array | None, infer: Mapping[str, Any] | None) -> Array: ...
-    def param(self, name: str, init: Array | Callable[[], Array] | None, constraint: Any) -> Array: ...
-    def plate(self, name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]: ...
-    def module(self, name: str, network: Any) -> Any: ...
-    def deterministic(self, name: str, value: Array) -> Array: ...
-    def factor(self, name: str, log_factor: Array) -> Array: ...
+    sample: Callable[..., Array]
+    param: Callable[..., Array]
+    plate: Callable[..., AbstractContextManager[Any]]
+    module: Callable[..., Any]
+    deterministic: Callable[..., Array]
+    factor: Callable[..., Any]
 
 
 _dialect: ContextVar[Dialect | None] = ContextVar("ppl_gen_dialect", default=None)
@@ -80,7 +80,9 @@ def active(statement: str = "a portable statement") -> Dialect:
     return dialect
 
 
-def sample(name: str, distribution: Distribution, obs: Array | None = None, *, infer: Mapping[str, Any] | None = None) -> Array:
+def sample(
+    name: str, distribution: Distribution, obs: Array | None = None, *, infer: Mapping[str, Any] | None = None
+) -> Array:
     """A random choice: a draw from `distribution`, or `obs` where the value is observed.
 
     Args:
@@ -103,7 +105,9 @@ def param(name: str, init: Array | Callable[[], Array] | None = None, constraint
     return active(f"param '{name}'").param(name, init, constraint)
 
 
-def plate(name: str, size: int, subsample_size: int | None = None, dim: int | None = None) -> AbstractContextManager[Any]:
+def plate(
+    name: str, size: int, subsample_size: int | None = None, dim: int | None = None
+) -> AbstractContextManager[Any]:
     """A set of `size` conditionally independent copies of what is inside, along batch dimension `dim` (from the right)."""
     return active(f"plate '{name}'").plate(name, size, subsample_size, dim)
 

@@ -43,9 +43,9 @@ PLATE = "plate:"  # prefix of a subsampled plate's indices among the values of a
 
 
 class Choice(NamedTuple):
-    """Stands among fixed values for the `index`-th value of a finite site, at every batch element."""
+    """Stands among fixed values for the value of that number of a finite site, at every batch element."""
 
-    index: int
+    number: int
 
 
 def assignments(sizes: Mapping[str, int]) -> list[dict[str, Choice]]:

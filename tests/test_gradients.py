@@ -37,7 +37,9 @@ def exact(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return params, reference.gradient(case.model, case.guide, case.data, params, case.breaks)
 
 
-def estimate(name: str, backend: str, estimator: Estimator | None, particles: int, num_samples: int, seed: int = 1) -> Any:
+def estimate(
+    name: str, backend: str, estimator: Estimator | None, particles: int, num_samples: int, seed: int = 1
+) -> Any:
     """Independent estimates of the same gradient: name -> (num_samples, *shape)."""
     case = CASES[name]
     return infer.gradient(
@@ -92,7 +94,9 @@ def test_other_estimators_run_on_jax_too(estimator: str) -> None:
     assert z_scores(estimate("nested_plates", "jax", asked, particles, 2000), exact("nested_plates")[1]).max() < BOUND
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "bernoulli_chain", "nested_plates", "gaussian_mixture", "step_cost", "lognormal"])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "bernoulli_chain", "nested_plates", "gaussian_mixture", "step_cost", "lognormal"]
+)
 def test_a_ten_percent_bias_would_show(name: str) -> None:
     """Power: the same test, with enough draws, rejects 0.9 of the gradient and a zero gradient."""
     draws = estimate(name, "jax", None, 1, 40_000)

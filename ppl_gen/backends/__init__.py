@@ -54,11 +54,13 @@ def get(name: str) -> Any:
 
 
 def default() -> str:
-    """torch where it is installed, else jax."""
+    """Torch where it is installed, else jax."""
     for name in LIBRARIES:
         if installed(name):
             return name
-    raise ImportError("backend: expected torch with pyro, or jax with numpyro; neither is installed. pip install 'ppl_gen[torch]'.")
+    raise ImportError(
+        "backend: expected torch with pyro, or jax with numpyro; neither is installed. pip install 'ppl_gen[torch]'."
+    )
 
 
 def detect(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -13,7 +13,9 @@ from ppl_gen.program import Facts, Path, Site, Term
 Shape = tuple[int, ...]
 
 
-def check_plates(where: str, distribution_shape: Shape, value_shape: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int) -> None:
+def check_plates(
+    where: str, distribution_shape: Shape, value_shape: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int
+) -> None:
     """Raise unless the value has the distribution's shape and fills its plates (name -> (dimension, size))."""
     try:
         joint = np.broadcast_shapes(distribution_shape, value_shape)
@@ -88,11 +90,11 @@ def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[s
                 reached[source] = path
     idle = []
     for name in facts.params:
-        path = reached.get(prefix + name)
-        if path is not None and path.jump is None:
+        way = reached.get(prefix + name)
+        if way is not None and way.jump is None:
             continue
         if name in statements:
-            how = f"the only way stops at {path.jump}" if path else "no site depends on it"
+            how = f"the only way stops at {way.jump}" if way else "no site depends on it"
             raise ProgramError(
                 f"param '{name}': expected a differentiable way to the loss; got none, {how}. Use it in a distribution, or remove it."
             )

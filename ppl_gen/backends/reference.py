@@ -38,9 +38,7 @@ def _numpy(args: Any) -> tuple[Any, ...]:
     return tuple(a.astype(float) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args)
 
 
-def _run(
-    dialect: Reference, model: Program, guide: Program | None, args: tuple[Any, ...], seed: int = 0
-) -> Reference:
+def _run(dialect: Reference, model: Program, guide: Program | None, args: tuple[Any, ...], seed: int = 0) -> Reference:
     with use(dialect, seed):
         if guide is not None:
             dialect.role = "guide"
@@ -125,9 +123,7 @@ def elbo(model: Program, guide: Program, args: Any, params: Params, breaks: Brea
     """
     args = _numpy(args)
     value = mass = 0.0
-    for log_weight, run in _branches(
-        lambda values: _run(Reference(params, values, breaks), model, guide, args)
-    ):
+    for log_weight, run in _branches(lambda values: _run(Reference(params, values, breaks), model, guide, args)):
         weight = math.exp(log_weight)
         mass += weight
         value += weight * _signal(run)

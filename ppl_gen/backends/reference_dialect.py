@@ -32,9 +32,7 @@ class Branch(BaseException):
 
 def _refuse(statement: str, reason: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            f"{statement}: the exact reference cannot run it: {reason}. Leave it out here."
-        )
+        raise NotImplementedError(f"{statement}: the exact reference cannot run it: {reason}. Leave it out here.")
 
     return refuse
 
@@ -78,9 +76,7 @@ class _Plate:
         taken = {dim for dim, _, _ in self.entered}
         dim = next(d for d in itertools.count(-1, -1) if d not in taken) if self.dim is None else self.dim
         if dim >= 0 or dim in taken:
-            raise ProgramError(
-                f"plate '{self.name}': expected a free negative dim; got {dim}. Leave dim out."
-            )
+            raise ProgramError(f"plate '{self.name}': expected a free negative dim; got {dim}. Leave dim out.")
         self.entered.append((dim, len(self.indices), self.scale))
         return self.indices
 
@@ -114,9 +110,7 @@ class Reference:
         self.latent: dict[str, bool] = {}
         self._plates: list[tuple[int, int, float]] = []  # of the plates entered: dim, number of rows, scale
 
-    def sample(
-        self, name: str, distribution: laws.Distribution, obs: Any, infer: Mapping[str, Any] | None
-    ) -> Any:
+    def sample(self, name: str, distribution: laws.Distribution, obs: Any, infer: Mapping[str, Any] | None) -> Any:
         """See `ppl_gen.language.sample`."""
         if (self.role, name) in self.terms:
             raise ProgramError(
@@ -127,9 +121,7 @@ class Reference:
                 f"site '{name}': expected a latent in the guide and in the model; got obs. Drop one of them."
             )
         shape = self._batch_shape(name, distribution.batch_shape)
-        value = (
-            np.asarray(obs) if obs is not None else self._latent(name, distribution, shape, dict(infer or {}))
-        )
+        value = np.asarray(obs) if obs is not None else self._latent(name, distribution, shape, dict(infer or {}))
         log_prob = np.broadcast_to(distribution.log_prob(value), shape)
         scale = math.prod(scale for _, _, scale in self._plates)
         self.terms[self.role, name] = scale * float(np.sum(log_prob))
@@ -192,13 +184,10 @@ class Reference:
             self.latent[name] = bool(infer.get("is_auxiliary"))
         elif name not in self.values:
             raise ProgramError(
-                f"site '{name}': expected a value from the guide; got a latent that it lacks. "
-                "Add the site there."
+                f"site '{name}': expected a value from the guide; got a latent that it lacks. Add the site there."
             )
         elif self.latent.get(name):
-            raise ProgramError(
-                f"site '{name}': expected a guide site; got an auxiliary one. Drop is_auxiliary."
-            )
+            raise ProgramError(f"site '{name}': expected a guide site; got an auxiliary one. Drop is_auxiliary.")
         if name not in self.values:
             raise Branch(name, *_outcomes(distribution, shape, self.breaks.get(name, ())))
         value = np.asarray(self.values[name])
@@ -216,9 +205,7 @@ class Reference:
         return self.values[name]
 
 
-def _outcomes(
-    distribution: laws.Distribution, shape: tuple[int, ...], breaks: Sequence[float]
-) -> tuple[Array, Array]:
+def _outcomes(distribution: laws.Distribution, shape: tuple[int, ...], breaks: Sequence[float]) -> tuple[Array, Array]:
     """Every joint value of a site's elements (branches, *batch, *event) and its log weight (branches,)."""
     full = shape + distribution.event_shape
     nodes, log_weight = distribution.rule(breaks)
@@ -228,10 +215,7 @@ def _outcomes(
             f"reference: expected at most {MAX_BRANCHES} branches; got {num} nodes for {elements} elements. "
             "Make the program smaller."
         )
-    spread = [
-        np.broadcast_to(_align(part, full), (num, *full)).reshape(num, elements)
-        for part in (nodes, log_weight)
-    ]
+    spread = [np.broadcast_to(_align(part, full), (num, *full)).reshape(num, elements) for part in (nodes, log_weight)]
     index = np.indices((num,) * elements).reshape(elements, num**elements)
     values = spread[0][index, np.arange(elements)[:, None]].T.reshape(-1, *full)
     log_measure = spread[1][index, np.arange(elements)[:, None]].sum(0)

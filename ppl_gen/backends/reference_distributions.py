@@ -150,9 +150,7 @@ class Discrete(Distribution):
 
     def __init__(self, probs: ArrayLike | None = None, logits: ArrayLike | None = None) -> None:
         if (probs is None) == (logits is None):
-            raise ValueError(
-                f"{type(self).__name__}: expected one of probs and logits; got both or neither. Give one."
-            )
+            raise ValueError(f"{type(self).__name__}: expected one of probs and logits; got both or neither. Give one.")
         super().__init__(**({"logits": logits} if probs is None else {"probs": probs}))
 
 
@@ -200,18 +198,14 @@ class Delta(Distribution):
 
     def __init__(self, v: ArrayLike, log_density: ArrayLike = 0.0, event_dim: int = 0) -> None:
         if event_dim:
-            raise ValueError(
-                f"Delta: expected event_dim 0; got {event_dim}. Use Delta(v).to_event({event_dim})."
-            )
+            raise ValueError(f"Delta: expected event_dim 0; got {event_dim}. Use Delta(v).to_event({event_dim}).")
         super().__init__(v=v, height=log_density)
 
     def log_density(self, value: Array) -> Array:  # noqa: D102
         return np.where(value == self.params["v"], self.params["height"], -np.inf)
 
     def rule(self, breaks: Sequence[float] = ()) -> Rule:  # noqa: D102
-        return self.params["v"][None], -self.params["height"][
-            None
-        ]  # a density: the mass is 1 whatever the height
+        return self.params["v"][None], -self.params["height"][None]  # a density: the mass is 1 whatever the height
 
 
 class Normal(Distribution):
@@ -427,9 +421,7 @@ def _logit(y: Array) -> Array:
 def interval(lower: float, upper: float) -> Bijection:
     """Between two bounds: a scaled logistic sigmoid, in Pyro and NumPyro alike."""
     width = upper - lower
-    return Bijection(
-        forward=lambda x: lower + width * sigmoid(x), inverse=lambda y: _logit((y - lower) / width)
-    )
+    return Bijection(forward=lambda x: lower + width * sigmoid(x), inverse=lambda y: _logit((y - lower) / width))
 
 
 def greater_than(lower: float) -> Bijection:

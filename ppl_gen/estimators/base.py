@@ -57,8 +57,8 @@ class ScoreEstimator(Estimator):
     @abstractmethod
     def advantages(
         self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array, Arrays]:
-        """(signal - baseline for each particle, loss that trains the weights, new averages)."""
+    ) -> tuple[list[Array], Array | None, Arrays]:
+        """(signal - baseline for each particle, loss that trains the weights if any, new averages)."""
 
 
 class Baseline(ABC):
@@ -69,15 +69,16 @@ class Baseline(ABC):
         return {}, {}
 
     @abstractmethod
-    def value(self, xp: Any, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """The baseline in nats, a number or shaped like the signal."""
+    def judge(
+        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[Array, Array | None]:
+        """(the baseline in nats, a number or shaped like the signal; the loss its weights minimise, None without weights).
 
-    def loss(self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """What the weights minimise."""
-        return xp.zeros(())
+        The signal may enter the loss only, never the baseline.
+        """
 
     def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
-        """The averages after these signals; called after `value`, so that no signal meets itself."""
+        """The averages after these signals; called after `judge`, so that no signal meets itself."""
         return averages
 
     def __repr__(self) -> str:

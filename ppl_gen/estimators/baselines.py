@@ -24,9 +24,11 @@ class Constant(Baseline):
     def __init__(self, value: float = 0.0) -> None:
         self.number = value
 
-    def value(self, xp: Any, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """See `Baseline.value`."""
-        return self.number
+    def judge(
+        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[Array, Array | None]:
+        """See `Baseline.judge`."""
+        return self.number, None
 
 
 class MovingAverage(Baseline):
@@ -49,11 +51,17 @@ class MovingAverage(Baseline):
 
     def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Baseline.start`."""
-        return {}, {"mean": np.zeros((), np.float32), "square": np.zeros((), np.float32), "mass": np.zeros((), np.float32)}
+        return {}, {
+            "mean": np.zeros((), np.float32),
+            "square": np.zeros((), np.float32),
+            "mass": np.zeros((), np.float32),
+        }
 
-    def value(self, xp: Any, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """See `Baseline.value`."""
-        return averages["mean"] / _positive(xp, averages["mass"])
+    def judge(
+        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[Array, Array | None]:
+        """See `Baseline.judge`."""
+        return averages["mean"] / _positive(xp, averages["mass"]), None
 
     def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
         """See `Baseline.update`."""
@@ -101,29 +109,23 @@ class Learned(Baseline):
         }
         return weights, averages
 
-    def value(self, xp: Any, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """See `Baseline.value`."""
-        mean = self._average.value(xp, None, {}, averages)
+    def judge(
+        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[Array, Array | None]:
+        """See `Baseline.judge`."""
+        mass = _positive(xp, averages["mass"])
+        mean = averages["mean"] / mass
         if not weights:
-            return mean
-        return mean + self._spread(xp, averages) * self._network(xp, inputs, weights)
-
-    def loss(self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays) -> Array:
-        """See `Baseline.loss`."""
-        if not weights:
-            return xp.zeros(())
-        target = (signal - self._average.value(xp, None, {}, averages)) / self._spread(xp, averages)
-        error = xp.stop_gradient(target) - self._network(xp, inputs, weights)
-        return xp.mean(error * error)
+            return mean, None
+        variance = averages["square"] / mass - mean**2
+        spread = xp.sqrt(xp.where(variance > 1e-8, variance, xp.ones_like(variance)))
+        predicted = self._network(xp, inputs, weights)
+        error = xp.stop_gradient((signal - mean) / spread) - predicted
+        return mean + spread * predicted, xp.mean(error * error)
 
     def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
         """See `Baseline.update`."""
         return self._average.update(xp, signals, averages)
-
-    def _spread(self, xp: Any, averages: Arrays) -> Array:
-        mass = _positive(xp, averages["mass"])
-        variance = averages["square"] / mass - (averages["mean"] / mass) ** 2
-        return xp.sqrt(xp.where(variance > 1e-8, variance, xp.ones_like(variance)))
 
     def _network(self, xp: Any, inputs: Array, weights: Arrays) -> Array:
         hidden = xp.tanh(xp.matmul(inputs, weights["first.weight"]) + weights["first.bias"])

@@ -33,8 +33,8 @@ class LeaveOneOut(ScoreEstimator):
 
     def advantages(
         self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array, Arrays]:
+    ) -> tuple[list[Array], Array | None, Arrays]:
         """See `ScoreEstimator.advantages`."""
         total = sum(signals[1:], signals[0])
         others = len(signals) - 1
-        return [signal - (total - signal) / others for signal in signals], xp.zeros(()), averages
+        return [signal - (total - signal) / others for signal in signals], None, averages

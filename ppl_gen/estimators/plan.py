@@ -48,7 +48,9 @@ class Row:
 class Plan:
     """What each latent site got, and why. `plan["z"]` is one `Row`; `print(plan)` is a table."""
 
-    def __init__(self, rows: Mapping[str, Row], facts: Facts, num_particles: int = 1, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, rows: Mapping[str, Row], facts: Facts, num_particles: int = 1, notes: tuple[str, ...] = ()
+    ) -> None:
         self.rows, self.facts, self.num_particles, self.notes = dict(rows), facts, num_particles, notes
 
     def __getitem__(self, site: str) -> Row:
@@ -68,11 +70,21 @@ class Plan:
     def __str__(self) -> str:
         head = ("site", "distribution", "estimator", "cost", "variance", "reason")
         lines = [
-            (r.site, r.distribution, repr(r.estimator), str(r.cost), "-" if r.variance is None else f"{r.variance:.3g}", r.reason)
+            (
+                r.site,
+                r.distribution,
+                repr(r.estimator),
+                str(r.cost),
+                "-" if r.variance is None else f"{r.variance:.3g}",
+                r.reason,
+            )
             for r in self.rows.values()
         ]
         widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in [head, *lines]
+        ]
         if not lines:
             table = ["no latent sites: exact likelihood, plain gradient"]
         return "\n".join([*table, *self.notes])
@@ -84,7 +96,9 @@ class Plan:
         import pandas
 
         fields = ("site", "distribution", "estimator", "reason", "cost", "variance")
-        return pandas.DataFrame([{f: getattr(r, f) for f in fields} for r in self.rows.values()], columns=fields).set_index("site")
+        return pandas.DataFrame(
+            [{f: getattr(r, f) for f in fields} for r in self.rows.values()], columns=fields
+        ).set_index("site")
 
 
 def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, num_particles: int = 1) -> Plan:
@@ -102,7 +116,9 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
     names = [site.name for site in facts.latents()]
     for name in asked:
         if name != "*" and name not in names:
-            raise ProgramError(f"estimators: expected latent sites of the guide, {names}; got '{name}'. Correct the name.")
+            raise ProgramError(
+                f"estimators: expected latent sites of the guide, {names}; got '{name}'. Correct the name."
+            )
     rows = {}
     for site in facts.latents():
         wanted = asked.get(site.name)

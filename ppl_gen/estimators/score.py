@@ -49,9 +49,11 @@ class Score(ScoreEstimator):
 
     def advantages(
         self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array, Arrays]:
+    ) -> tuple[list[Array], Array | None, Arrays]:
         """See `ScoreEstimator.advantages`."""
-        pairs = list(zip(signals, inputs, strict=True))
-        gaps = [signal - self.baseline.value(xp, feature, weights, averages) for signal, feature in pairs]
-        losses = [self.baseline.loss(xp, signal, feature, weights, averages) for signal, feature in pairs]
-        return gaps, sum(losses[1:], losses[0]) / len(losses), self.baseline.update(xp, signals, averages)
+        gaps, losses = [], []
+        for signal, feature in zip(signals, inputs, strict=True):
+            baseline, loss = self.baseline.judge(xp, signal, feature, weights, averages)
+            gaps.append(signal - baseline)
+            losses += [] if loss is None else [loss / len(signals)]
+        return gaps, sum(losses) if losses else None, self.baseline.update(xp, signals, averages)

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Batch
 
 
-def _read(model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any) -> tuple[Prepared, Batch]:
+def _read(
+    model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any
+) -> tuple[Prepared, Batch]:
     args, kwargs = as_arguments(data)
     bad = check_data(args, kwargs)
     module = choose_backend(model, guide, args, kwargs, backend)
@@ -51,7 +54,9 @@ def plan(
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
     """
-    return _read(model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed)[0].plan
+    return _read(model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed)[
+        0
+    ].plan
 
 
 def gradient(
@@ -90,9 +95,8 @@ def gradient(
     prepared, batch = _read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    from ppl_gen import backends
-
     with backends.tripwire(prepared.backend.name):
-        return prepared.backend.sample_gradients(
+        found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
             prepared.program, objective or ELBO(), prepared.plan, prepared.start, batch, num_samples, seed
         )
+    return found

@@ -38,7 +38,13 @@ class ELBO:
     kind = "lower_bound"
 
     def __call__(
-        self, xp: Any, run: RunProgram, keys: list[Any], plan: Plan, weights: dict[str, Arrays], averages: dict[str, Arrays]
+        self,
+        xp: Any,
+        run: RunProgram,
+        keys: list[Any],
+        plan: Plan,
+        weights: dict[str, Arrays],
+        averages: dict[str, Arrays],
     ) -> Loss:
         """Evaluate on ``plan.num_particles`` draws.
 
@@ -52,7 +58,9 @@ class ELBO:
         """
         facts = plan.facts
         cut = [name for name, row in plan.rows.items() if row.estimator.cuts]
-        tried = {n: facts.sites["guide", n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
+        tried = {
+            n: facts.sites["guide", n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)
+        }
         scored = {n: row.estimator for n, row in plan.rows.items() if isinstance(row.estimator, ScoreEstimator)}
         surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
         for fixed in assignments(tried):
@@ -69,7 +77,7 @@ class ELBO:
                 )
                 for one, gap in zip(runs, gaps, strict=True):
                     surrogate = surrogate - xp.sum(one.logq[name] * xp.stop_gradient(gap)) / len(runs)
-                surrogate = surrogate + own_loss
+                surrogate = surrogate if own_loss is None else surrogate + own_loss
             buffers = runs[-1].buffers
         return Loss(surrogate, value, averages, buffers)
 
@@ -77,7 +85,7 @@ class ELBO:
 def _weighted(xp: Any, run: Run, facts: Facts, tried: Collection[str]) -> dict[Term, Array]:
     """Each term times the probability of the values that were tried, element by element of their common plates."""
     if not tried:
-        return run.terms  # type: ignore[return-value]
+        return dict(run.terms)
     result = {}
     for term, cost in run.terms.items():
         plates = facts.sites[term].plates
@@ -90,7 +98,9 @@ def _weighted(xp: Any, run: Run, facts: Facts, tried: Collection[str]) -> dict[T
     return result
 
 
-def _signal(xp: Any, costs: Mapping[Term, Array], terms: Mapping[Term, frozenset[str]], facts: Facts, site: Site) -> Array:
+def _signal(
+    xp: Any, costs: Mapping[Term, Array], terms: Mapping[Term, frozenset[str]], facts: Facts, site: Site
+) -> Array:
     """Sum of the terms that the site moves, shaped like its log q: dimensions that are not its own are summed."""
     total: Any = 0.0
     for term, mixed in terms.items():

@@ -17,11 +17,24 @@ from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
 from ppl_gen.program import Batch
 
-__all__ = ["Program", "Trainer", "array", "draw", "on_any_statement", "host_function", "read", "resolve_device", "sample_gradients", "set_params", "survey", "to_numpy", "xp"]
+__all__ = [
+    "Program",
+    "Trainer",
+    "array",
+    "draw",
+    "on_any_statement",
+    "host_function",
+    "read",
+    "resolve_device",
+    "sample_gradients",
+    "set_params",
+    "survey",
+    "to_numpy",
+    "xp",
+]
 
 name = "jax"
 xp = dialect.xp
-dist = dialect.dist
 
 
 class _AnyStatement(Messenger):
@@ -42,7 +55,7 @@ def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" -> JAX's default device.
+    """The device meant: auto is JAX's default device.
 
     Raises:
         ValueError: a device that is not there.

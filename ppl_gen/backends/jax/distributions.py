@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from numpyro.distributions import biject_to
 
 Array = Any
 
@@ -108,11 +109,16 @@ def choose(distribution: Any, index: int) -> Array:
     return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
 
 
-def alternate(distribution: Any, value: Array, key: Array) -> Array:
-    """Another value at every element: the next one of a finite support, else a fresh draw."""
-    base = core(distribution)
+def others(distribution: Any, value: Array, key: Array) -> list[Array]:
+    """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
+    base, bare = core(distribution), unmasked(distribution)
+    draws = [bare.sample(one) for one in jax.random.split(key)]
     if base.has_enumerate_support and not base.event_shape:
         values = base.enumerate_support(expand=False).reshape(-1)
         index = jnp.argmax(value[..., None] == values, -1)
-        return values[(index + 1) % len(values)]
-    return unmasked(distribution).sample(key)
+        ends = [jnp.full_like(value, end) for end in (values[0], values[-1])]
+        return [values[(index + 1) % len(values)], *ends, *draws]
+    if getattr(bare.support, "is_discrete", False) or type(base).__name__ == "Delta":
+        return draws
+    shape = biject_to(bare.support).inverse_shape(tuple(bare.batch_shape) + tuple(bare.event_shape))
+    return [*draws, *(biject_to(bare.support)(jnp.full(shape, 8.0 * sign)) for sign in (1, -1))]

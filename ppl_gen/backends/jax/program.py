@@ -33,7 +33,9 @@ class Program:
         statements: names that come from `param` statements (as against a registered network's).
     """
 
-    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu"
+    ) -> None:
         self.model, self.guide, self.seed, self.device = model, guide, seed, device
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Any] = {}

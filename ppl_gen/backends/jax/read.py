@@ -14,11 +14,12 @@ import numpy as np
 import numpyro
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.jax.distributions import alternate, arrays, core, features, num_values, support, unmasked
+from ppl_gen.backends.jax.distributions import arrays, core, features, num_values, others, support, unmasked
 from ppl_gen.backends.jax.graph import reach
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
-from ppl_gen.backends.mixing import find_mixes
+from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
+from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
 
 Array = Any
@@ -33,7 +34,7 @@ def read(program: Program, batch: Batch) -> Facts:
     """
     key = jax.random.key(program.seed)
     sites: dict[Term, Site] = {}
-    others: dict[str, np.ndarray] = {}
+    more: dict[str, list[np.ndarray]] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({type(core(msg['fn'])).__name__})"
@@ -42,7 +43,8 @@ def read(program: Program, batch: Batch) -> Facts:
             _check_observation(where, msg)
         sites[role, msg["name"]] = site = _site(role, msg, plates)
         if role == "guide" and not site.observed:
-            others[site.name] = np.array(alternate(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites))))
+            found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
+            more[site.name] = [np.array(other) for other in found]
 
     with numpyro.validation_enabled(True):
         run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
@@ -50,7 +52,7 @@ def read(program: Program, batch: Batch) -> Facts:
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
     reached, eager = _reaches(program, batch, run, sites)
-    mixes = _mixes(program, batch, reached, run, others)
+    mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     return Facts(reached, tuple(program.params), mixes, eager)
 
 
@@ -88,9 +90,9 @@ def _guarded(call: Callable[[], Run]) -> Run:
     try:
         return call()
     except (ValueError, TypeError) as error:
-        if isinstance(error, checks.ProgramError):
+        if isinstance(error, ProgramError):
             raise
-        raise checks.ProgramError(f"the program's first run: {error}") from error
+        raise ProgramError(f"the program's first run: {error}") from error
 
 
 def _check_observation(where: str, msg: Any) -> None:
@@ -156,8 +158,12 @@ def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) 
     return _with_reach(sites, layout, outputs), None
 
 
-def _with_reach(sites: dict[Term, Site], layout: list[tuple[Term, bool]], outputs: list[dict[str, Path]]) -> dict[Term, Site]:
-    found = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and not edge] for term in sites}
+def _with_reach(
+    sites: dict[Term, Site], layout: list[tuple[Term, bool]], outputs: list[dict[str, Path]]
+) -> dict[Term, Site]:
+    found = {
+        term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and not edge] for term in sites
+    }
     edges = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and edge] for term in sites}
     return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
 
@@ -181,22 +187,24 @@ def _user_line(error: BaseException) -> str:
     return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
 
 
-def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], run: Run, others: dict[str, np.ndarray]
-) -> frozenset[tuple[str, Term, str]]:
+def _mixes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, more: dict[str, list[np.ndarray]]) -> Mixes:
     key = jax.random.key(program.seed)
 
-    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
-        found: dict[Term, np.ndarray] = {}
+    @jax.jit
+    def call(changed: dict[str, Array]) -> list[Array]:
+        found: dict[Term, Array] = {}
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
             scale = 1.0 if msg["scale"] is None else msg["scale"]
-            bare = np.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
-            seen = np.asarray(msg["fn"].log_prob(msg["value"]) * scale)
-            found[role, msg["name"]] = np.stack(np.broadcast_arrays(bare, seen))
+            bare = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
+            seen = jnp.asarray(msg["fn"].log_prob(msg["value"]) * scale)
+            found[role, msg["name"]] = jnp.stack(jnp.broadcast_arrays(bare, seen))
 
         program.run(program.params, program.buffers, key, batch, {**run.values, **changed}, observer=look)
-        return found
+        return [found[term] for term in sites]
 
-    values = {name: (np.array(run.values[name]), other) for name, other in others.items()}
-    return find_mixes(sites, values, densities)
+    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
+        everything = {name: run.values[name] for name in more} | changed  # one shape of argument: one compilation
+        return {term: np.asarray(d) for term, d in zip(sites, call(everything), strict=True)}
+
+    return find_mixes(sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities)

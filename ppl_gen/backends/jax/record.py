@@ -61,7 +61,7 @@ class Recorder(Messenger):
                 msg.update(is_observed=False, value=None)
             elif not msg["is_observed"] and name in self.fixed:
                 value = self.fixed[name]
-                msg["value"] = choose(msg["fn"], value.index) if isinstance(value, Choice) else value
+                msg["value"] = choose(msg["fn"], value.number) if isinstance(value, Choice) else value
 
     def postprocess_message(self, msg: Any) -> None:
         """Note what the statement did."""

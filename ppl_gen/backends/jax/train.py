@@ -147,7 +147,9 @@ class Trainer:
         del steps  # one jitted loop serves runs of any length
         self.how = "one jitted loop on the device"
         if compile is False or plan.facts.eager:
-            self.how = f"un-jitted, as values leave JAX at {plan.facts.eager}" if plan.facts.eager else "un-jitted, as asked"
+            self.how = (
+                f"un-jitted, as values leave JAX at {plan.facts.eager}" if plan.facts.eager else "un-jitted, as asked"
+            )
 
         self.program, self.objective, self.plan = program, objective, plan
         self.transform = _build(optimizer, learning_rate)
@@ -218,7 +220,9 @@ class Trainer:
 
     def _advance(self, state: State, batch: Batch) -> tuple[State, Array, Array]:
         key, now = jax.random.split(state.key)
-        (of_params, of_weights), (loss, averages, buffers) = gradients(self.program, self.objective, self.plan, state, now, batch)
+        (of_params, of_weights), (loss, averages, buffers) = gradients(
+            self.program, self.objective, self.plan, state, now, batch
+        )
         updates, moments = self.transform.update(of_params, state.moments[0], state.params)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
         finite = jnp.all(jnp.stack([jnp.isfinite(loss), *(jnp.all(jnp.isfinite(g)) for g in of_params.values())]))
@@ -258,7 +262,9 @@ class Trainer:
     def load_values(self, flat: Mapping[str, np.ndarray]) -> None:
         """Put back parameters and buffers only."""
         everything = self.state()
-        self.load({name: flat[name] if name.startswith(("params/", "buffers/")) else old for name, old in everything.items()})
+        self.load(
+            {name: flat[name] if name.startswith(("params/", "buffers/")) else old for name, old in everything.items()}
+        )
 
     def final(self) -> tuple[Any, Any]:
         """(params, buffers) for `draw`."""

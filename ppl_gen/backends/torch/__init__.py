@@ -17,11 +17,24 @@ from ppl_gen.backends.torch.read import read, survey
 from ppl_gen.backends.torch.train import Trainer, sample_gradients
 from ppl_gen.program import Batch
 
-__all__ = ["Program", "Trainer", "array", "draw", "on_any_statement", "host_function", "read", "resolve_device", "sample_gradients", "set_params", "survey", "to_numpy", "xp"]
+__all__ = [
+    "Program",
+    "Trainer",
+    "array",
+    "draw",
+    "on_any_statement",
+    "host_function",
+    "read",
+    "resolve_device",
+    "sample_gradients",
+    "set_params",
+    "survey",
+    "to_numpy",
+    "xp",
+]
 
 name = "torch"
 xp = dialect.xp
-dist = dialect.dist
 
 
 class _AnyStatement(Messenger):
@@ -41,7 +54,7 @@ def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" -> a GPU if torch sees one, else the CPU.
+    """The device meant: auto is a GPU if torch sees one, else the CPU.
 
     Raises:
         ValueError: a device that is not there.
@@ -113,5 +126,7 @@ def set_params(program: Program, params: Mapping[str, Any]) -> None:
             leaf = program.params.get(key)
             if leaf is None or tuple(leaf.shape) != np.shape(value):
                 expected = {n: tuple(p.shape) for n, p in program.params.items()}
-                raise ValueError(f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}.")
+                raise ValueError(
+                    f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}."
+                )
             leaf.copy_(torch.as_tensor(np.asarray(value)))

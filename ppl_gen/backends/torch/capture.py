@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Step = Callable[..., list[Tensor]]
@@ -33,8 +34,14 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
     except Exception as error:
         raise CannotCapture(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
     graph.graph.eliminate_dead_code()
+    if not any(_writes(node) for node in graph.graph.nodes):
+        graph.graph = fx_graph_cse(graph.graph)
     graph.recompile()
     return graph
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def compiled(graph: torch.fx.GraphModule, steps: int, wanted: Any) -> tuple[Step, str]:

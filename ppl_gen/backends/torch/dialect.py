@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat.torch as base
 import pyro
@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ppl_gen.backends.namespace import Namespace
-
-dist.constraints = constraints  # type: ignore[attr-defined]
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
@@ -42,13 +40,14 @@ xp = Namespace(
     lgamma=torch.lgamma,
     erf=torch.erf,
     stop_gradient=lambda x: x.detach(),
+    astype=lambda x, dtype: x.to(dtype),
     random=Namespace(None, uniform=lambda shape: torch.rand(shape), normal=lambda shape: torch.randn(shape)),
 )
 
 
 def sample(name: str, distribution: Any, obs: Tensor | None, infer: Mapping[str, Any] | None) -> Tensor:
     """See `ppl_gen.language.sample`."""
-    return pyro.sample(name, distribution, obs=obs, infer=dict(infer or {}))
+    return pyro.sample(name, distribution, obs=obs, infer=cast(Any, dict(infer or {})))
 
 
 def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, biject_to
 from torch.distributions.utils import lazy_property
 
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
@@ -65,9 +65,10 @@ def features(distribution: Any) -> Tensor | None:
         event, full = value.shape[place:], torch.broadcast_shapes(core.batch_shape, value.shape[:place])
         wide = value.detach().expand(full + event)
         if full[: len(batch)] != batch:
-            wide = wide.expand(batch + full + event) if not full else None
-        if wide is not None:
-            parts.append(wide.reshape(batch + (-1,)))
+            if full:
+                continue
+            wide = wide.expand(batch + event)
+        parts.append(wide.reshape(batch + (-1,)))
     return torch.cat(parts, -1) if parts else None
 
 
@@ -85,3 +86,24 @@ def num_values(distribution: Any) -> int | None:
     while isinstance(core, Independent | dist.ExpandedDistribution):
         core = core.base_dist
     return int(core.enumerate_support(expand=False).shape[0]) if core.has_enumerate_support else None
+
+
+def others(distribution: Any, value: Tensor) -> list[Tensor]:
+    """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
+    core = bare = unmasked(distribution)
+    while isinstance(core, Independent):
+        core = core.base_dist
+    draws = [bare.sample(), bare.sample()]
+    if core.has_enumerate_support and not core.event_shape:
+        values = core.enumerate_support(expand=False).reshape(-1)
+        index = (value.unsqueeze(-1) == values).to(torch.uint8).argmax(-1)
+        ends = [torch.full_like(value, float(end)) for end in (values[0], values[-1])]
+        return [values[(index + 1) % len(values)], *ends, *draws]
+    if bare.support.is_discrete or core.__class__.__name__ == "Delta":
+        return draws
+    far = [biject_to(bare.support)(sign * 8.0 + torch.zeros(_free_shape(bare))) for sign in (1, -1)]
+    return [*draws, *far]
+
+
+def _free_shape(distribution: Any) -> torch.Size:
+    return torch.Size(biject_to(distribution.support).inverse_shape(distribution.batch_shape + distribution.event_shape))

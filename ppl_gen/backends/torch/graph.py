@@ -57,15 +57,11 @@ _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
     new_empty new_zeros new_ones new_full new_empty_strided""".split()
 )
-_DETACH = frozenset(
-    [_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data.__get__, torch.tensor, _T.new_tensor]
-)
+_DETACH = frozenset([_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data.__get__, torch.tensor, _T.new_tensor])
 # Functions that read their arguments only to refuse bad ones.
 _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
 # Differentiable functions that compare, or switch gradients off, inside.
-_SMOOTH = frozenset(
-    [torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile]
-)
+_SMOOTH = frozenset([torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile])
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch.distributions import constraints, transform_to
 from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
 
 from ppl_gen import language
 from ppl_gen.backends.torch import dialect
@@ -33,7 +33,9 @@ class Program:
         statements: names that come from `param` statements (as against a registered network's).
     """
 
-    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *, seed: int = 0, device: str = "cpu"
+    ) -> None:
         self.model, self.guide, self.seed, self.device = model, guide, seed, device
         self.params: dict[str, Tensor] = {}
         self.constraints: dict[str, Any] = {}
@@ -133,7 +135,7 @@ class Program:
         constraint, leaf = self.constraints[name], self.params[name]
         value = leaf if constraint is constraints.real else transform_to(constraint)(leaf)
         if name in self._initial:  # Pyro's modules ask for it when they set up their own parameters; they get a copy
-            value.unconstrained = weakref.ref(self._initial[name])  # type: ignore[attr-defined]
+            setattr(value, "unconstrained", weakref.ref(self._initial[name]))  # noqa: B010
         return value
 
     def _new_param(self, name: str, msg: Any) -> str:
@@ -143,7 +145,9 @@ class Program:
             leaf, constraint = store._params[msg["name"]], store._constraints[msg["name"]]
         else:
             if len(msg["args"]) < 2:
-                raise ProgramError(f"param '{name}': expected an initial value; got none. Pass one at its first statement.")
+                raise ProgramError(
+                    f"param '{name}': expected an initial value; got none. Pass one at its first statement."
+                )
             init = msg["args"][1]
             leaf = init() if callable(init) and not isinstance(init, Tensor) else init
         if isinstance(leaf, nn.Parameter):

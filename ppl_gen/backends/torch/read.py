@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.mixing import find_mixes
-from ppl_gen.backends.torch.distributions import features, num_values, support, tensors, unmasked
+from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
+from ppl_gen.backends.torch.distributions import features, num_values, others, support, tensors, unmasked
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program
-from ppl_gen.backends.torch.record import alternate, is_bookkeeping
+from ppl_gen.backends.torch.record import is_bookkeeping
+from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 
 
@@ -77,9 +78,9 @@ def _first_run(program: Program, batch: Batch) -> None:
     try:
         program.run(batch, observer=look)
     except ValueError as error:
-        if isinstance(error, checks.ProgramError):
+        if isinstance(error, ProgramError):
             raise
-        raise checks.ProgramError(f"the program's first run: {error}") from error
+        raise ProgramError(f"the program's first run: {error}") from error
 
 
 def _check_observation(where: str, msg: Any) -> None:
@@ -102,7 +103,7 @@ def _kind(fn: Any) -> str:
 def _follow(program: Program, batch: Batch) -> Facts:
     """The same run again, under the tracker."""
     sites: dict[Term, Site] = {}
-    values: dict[str, tuple[Tensor, Tensor]] = {}
+    values: dict[str, tuple[Tensor, list[Tensor]]] = {}
     labelled: dict[str, Tensor] = {}
     with Tracker() as tracker:
 
@@ -115,13 +116,14 @@ def _follow(program: Program, batch: Batch) -> Facts:
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if role == "guide" and not site.observed:
-                values[site.name] = (msg["value"], alternate(msg["fn"], msg["value"]).detach())
+                values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
                 msg["value"] = tracker.source(site.name, msg["value"].detach())
 
         run = program.run(batch, observer=look, param=param)
         eager = next((where for sources, where in tracker.escapes if sources), None)
+        escaped = {source for sources, _ in tracker.escapes for source in sources}
     checks.check_match(sites)
-    mixes = _mixes(program, batch, sites, values, run)
+    mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     return Facts(sites, tuple(program.params), mixes, eager)
 
 
@@ -166,9 +168,9 @@ def _elementwise(fn: Any) -> bool:
 
 
 def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, Tensor]], run: Run
-) -> frozenset[tuple[str, Term, str]]:
-    """Change one element along a plate and look which other elements' densities move."""
+    program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, list[Tensor]]], run: Run
+) -> Mixes:
+    """See `find_mixes`."""
     indices = {name: value for name, value in run.values.items() if name not in values}
 
     def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
@@ -186,7 +188,7 @@ def _mixes(
             program.run(batch, fixed, observer=look)
         return found
 
-    arrays = {name: (_array(value), _array(other)) for name, (value, other) in values.items()}
+    arrays = {name: (_array(value), [_array(other) for other in more]) for name, (value, more) in values.items()}
     return find_mixes(sites, arrays, densities)
 
 

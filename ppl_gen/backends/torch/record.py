@@ -16,6 +16,7 @@ from torch.distributions import Independent
 from ppl_gen.backends.torch.distributions import features, unmasked
 from ppl_gen.program import PLATE, Batch, Choice, Run
 
+
 def choose(distribution: Any, index: int) -> Tensor:
     """The `index`-th value of a finite distribution, at every batch element."""
     core = distribution = unmasked(distribution)
@@ -67,7 +68,7 @@ class Recorder(Messenger):
             msg.update(is_observed=False, value=None, done=False)
         elif not msg["is_observed"] and name in self.fixed:
             value = self.fixed[name]
-            msg["value"] = choose(msg["fn"], value.index) if isinstance(value, Choice) else value
+            msg["value"] = choose(msg["fn"], value.number) if isinstance(value, Choice) else value
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -114,16 +115,3 @@ def plate_sum(log_prob: Tensor, plates: Mapping[str, int]) -> Tensor:
         return torch.as_tensor(float(log_prob))
     free = [dim for dim in range(-log_prob.dim(), 0) if dim not in plates.values() and log_prob.shape[dim] != 1]
     return log_prob.sum(free, keepdim=True) if free else log_prob
-
-
-def alternate(distribution: Any, value: Tensor) -> Tensor:
-    """Another value at every element: the next one of a finite support, else a fresh draw."""
-    core = unmasked(distribution)
-    while isinstance(core, Independent):
-        core = core.base_dist
-    if core.has_enumerate_support and not core.event_shape:
-        values = core.enumerate_support(expand=False).reshape(-1)
-        index = (value.unsqueeze(-1) == values).to(torch.uint8).argmax(-1)
-        return values[(index + 1) % len(values)]
-    return unmasked(distribution).sample()
-

@@ -22,7 +22,8 @@ Tree = dict[str, dict[str, Tensor]]
 def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool) -> Tree:
     """A two-level tree of NumPy arrays as tensors."""
     return {
-        site: {n: torch.tensor(v, device=device).requires_grad_(grad) for n, v in leaves.items()} for site, leaves in tree.items()
+        site: {n: torch.tensor(v, device=device).requires_grad_(grad) for n, v in leaves.items()}
+        for site, leaves in tree.items()
     }
 
 
@@ -146,12 +147,17 @@ class Trainer:
             supply = iter(inputs[num_leaves:])
             averages = {s: {n: next(supply) for n in leaves} for s, leaves in self.averages.items()}
             loss = evaluate(
-                self.program, self.objective, self.plan, self.weights, averages, join(list(inputs[len(inputs) - len(arrays) :]))
+                self.program,
+                self.objective,
+                self.plan,
+                self.weights,
+                averages,
+                join(list(inputs[len(inputs) - len(arrays) :])),
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
-            sums = torch.stack([loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)])
+            peaks = torch._foreach_norm([loss.value.detach(), *found], torch.inf)
             fresh = [v.detach() for leaves in loss.averages.values() for v in leaves.values()]
-            return [loss.value.detach(), torch.isfinite(sums).all(), *found, *fresh]
+            return [loss.value.detach(), torch.isfinite(torch.stack(peaks)).all(), *found, *fresh]
 
         return step, given
 
@@ -255,7 +261,9 @@ class Trainer:
         flat |= {f"averages/{s}/{n}": v for s, leaves in self.averages.items() for n, v in leaves.items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
-                flat |= {f"moments/{number}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None}
+                flat |= {
+                    f"moments/{number}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None
+                }
         flat["random"] = torch.random.get_rng_state()
         return {name: np.array(value.cpu().numpy(), copy=True) for name, value in flat.items()}
 
@@ -304,9 +312,11 @@ def _slots(flat: Mapping[str, np.ndarray], prefix: str) -> dict[int, dict[str, T
 def _build(optimizer: Callable[..., Any] | None, leaves: list[Tensor], learning_rate: float) -> Any:
     if optimizer is None:
         return torch.optim.Adam(leaves, lr=learning_rate, fused=_fused(leaves))
-    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-        return optimizer(leaves, lr=learning_rate)
-    built = optimizer(leaves) if callable(optimizer) else None
+    make: Any = optimizer
+    if isinstance(make, type) and issubclass(make, torch.optim.Optimizer):
+        options: dict[str, Any] = {"lr": learning_rate}
+        return make(leaves, **options)
+    built = make(leaves) if callable(make) and not isinstance(make, type) else None
     if not isinstance(built, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer: expected a torch.optim class or a partial of one; got {optimizer!r}. "
