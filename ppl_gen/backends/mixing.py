@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,8 +17,8 @@ def find_mixes(sites: Mapping[Term, Site], values: Values, densities: Probe) -> 
     """(latent, term, plate) for every term of which an element moves with another element of the latent.
 
     Two questions, for the first and the last element of each plate. Does a change of this element alone move the
-    others' densities? Does a change of all others move this one's? The second finds what a single element seldom
-    tips over, such as a sum held against a bound.
+    others' densities? Held at one value and then at another, is this one's density moved by a change of all others?
+    The second finds what a single element seldom tips over, such as a sum held against a bound.
 
     Args:
         sites: all sites.
@@ -27,16 +27,15 @@ def find_mixes(sites: Mapping[Term, Site], values: Values, densities: Probe) -> 
     """
     latents = {name: sites["guide", name] for name in values}
     found: set[tuple[str, Term, str]] = set()
-    base: dict[Term, np.ndarray] = {}
     for plate in sorted({plate for site in latents.values() for plate in site.plates}):
         members = [name for name, site in latents.items() if plate in site.plates and _length(site, plate) > 1]
-        base = base or (densities({}) if members else {})
-        for change in _changes(values, latents, members, plate):
-            if not change.moved(sites, base, densities(change.values)):
+        for before, after, watch in _changes(values, latents, members, plate) if members else ():
+            start = densities(before)
+            if not _moved(sites, start, densities(after), plate, watch):
                 continue
             for name in members:  # which of them was it?
-                alone = densities({name: change.values[name]})
-                found |= {(name, term, plate) for term in change.moved(sites, base, alone)}
+                alone = densities(before | {name: after[name]})
+                found |= {(name, term, plate) for term in _moved(sites, start, alone, plate, watch)}
     return frozenset(found)
 
 
@@ -52,46 +51,54 @@ def mixes_all(sites: Mapping[Term, Site], latents: Iterable[str]) -> Mixes:
     )
 
 
-class _Change:
-    """New values for some elements along a plate, and which elements to watch meanwhile."""
+def _moved(
+    sites: Mapping[Term, Site],
+    before: Mapping[Term, np.ndarray],
+    after: Mapping[Term, np.ndarray],
+    plate: str,
+    watch: Callable[[np.ndarray, int], np.ndarray],
+) -> list[Term]:
+    """Terms of which a watched element along `plate` differs."""
+    terms = []
+    for term, old in before.items():
+        dim, new = sites[term].plates.get(plate), after[term]
+        if dim is None or old.ndim <= -dim or old.shape != new.shape:
+            continue
+        with np.errstate(invalid="ignore"):
+            differs = np.abs(new - old) > 1e-6 * (1 + np.abs(old))
+        differs |= np.isfinite(old) != np.isfinite(new)
+        if watch(differs, dim).any():
+            terms.append(term)
+    return terms
 
-    def __init__(self, values: dict[str, np.ndarray], plate: str, element: int, watch_element: bool) -> None:
-        self.values, self.plate, self.element, self.watch_element = values, plate, element, watch_element
 
-    def moved(self, sites: Mapping[Term, Site], base: Mapping[Term, np.ndarray], now: Mapping[Term, np.ndarray]) -> list[Term]:
-        """Terms that differ where they should not."""
-        terms = []
-        for term, before in base.items():
-            dim = sites[term].plates.get(self.plate)
-            if dim is None or before.ndim <= -dim or before.shape != now[term].shape:
-                continue
-            with np.errstate(invalid="ignore"):
-                differs = np.abs(now[term] - before) > 1e-6 * (1 + np.abs(before))
-            differs |= np.isfinite(before) != np.isfinite(now[term])
-            watched = np.take(differs, self.element, dim) if self.watch_element else np.delete(differs, self.element, dim)
-            if watched.any():
-                terms.append(term)
-        return terms
+def _changes(
+    values: Values, latents: Mapping[str, Site], members: list[str], plate: str
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], Callable[[np.ndarray, int], np.ndarray]]]:
+    """(values before, values after, the elements that should not have moved)."""
+    axes = {name: latents[name].plates[plate] - len(latents[name].event_shape) for name in members}
+    present = {name: values[name][0] for name in members}
+    variants = [
+        {name: np.broadcast_to(values[name][1][number % len(values[name][1])], present[name].shape) for name in members}
+        for number in range(max(len(values[name][1]) for name in members))
+    ]
 
+    def at(element: int, there: Mapping[str, np.ndarray], elsewhere: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: _exchange(elsewhere[name], there[name], axes[name], element) for name in members}
 
-def _changes(values: Values, latents: Mapping[str, Site], members: list[str], plate: str) -> list[_Change]:
-    if not members:
-        return []
-    num_others = max(len(values[name][1]) for name in members)
-    changes = []
     for element in (0, -1):
-        for number in range(num_others):
-            inside, outside = {}, {}
-            for name in members:
-                value, others = values[name]
-                other = np.broadcast_to(others[number % len(others)], value.shape)
-                axis = latents[name].plates[plate] - len(latents[name].event_shape)
-                inside[name] = _exchange(value, other, axis, element)
-                outside[name] = _exchange(other, value, axis, element)
-            changes.append(_Change(outside, plate, element, watch_element=True))
-            if number == 0:
-                changes.append(_Change(inside, plate, element, watch_element=False))
-    return changes
+        yield present, at(element, variants[0], present), _others(element)
+        for own in (present, variants[0]):
+            for rest in variants:
+                yield at(element, own, present), at(element, own, rest), _one(element)
+
+
+def _one(element: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda differs, dim: np.take(differs, element, dim)
+
+
+def _others(element: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda differs, dim: np.delete(differs, element, dim)
 
 
 def _length(site: Site, plate: str) -> int:
