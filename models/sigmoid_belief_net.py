@@ -39,9 +39,7 @@ class SigmoidBeliefNet:
         self.data_dim = self._pixels.data_dim
         self.hidden = widths("models.SigmoidBeliefNet", "hidden", hidden)
         if not self.hidden:
-            raise ValueError(
-                "models.SigmoidBeliefNet: expected one hidden layer or more; got none. Use hidden=(200,)."
-            )
+            raise ValueError("models.SigmoidBeliefNet: expected one hidden layer or more; got none. Use hidden=(200,).")
 
     def __repr__(self) -> str:
         """Sizes."""

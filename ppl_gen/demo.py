@@ -43,7 +43,7 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(((20, 20), 30, 1e-3), ((40, 40), 30, 1e-3), num_samples=5, orders=2, num_test=30)
+QUICK = Settings(((20, 20), 30, 1e-3), ((40, 40), 30, 1e-3), batch_size=250, num_samples=5, orders=2, num_test=30)
 
 
 def run(backend: str | None, out: Path, seed: int, settings: Settings) -> Path:

@@ -15,12 +15,12 @@ LINES = [
     r"site +distribution +estimator +.*reason",
     r"h1 +Bernoulli\w* +Score\(.*",
     r"h2 +Bernoulli\w* +Score\(.*",
-    r"30 steps of 100 rows, learning rate 0\.001, \d+\.\d s",
+    r"30 steps of 250 rows, learning rate 0\.001, \d+\.\d s",
     r"log p\(image\), nats per image, mean of 30 held-out images",
     r"  sigmoid belief net +>= +-\d\d\.\d\d ± \d\.\d\d +lower bound, 5 draws",
     r"  independent pixels += +-24\.95 +exact",
     r"2\. OrderAgnosticNADE\(Schema\(65 variables: 64 binary, 1 categorical\), hidden=\(40, 40\)\)",
-    r"30 steps of 100 rows, learning rate 0\.001, \d+\.\d s",
+    r"30 steps of 250 rows, learning rate 0\.001, \d+\.\d s",
     r"log p\(image, label\), nats per row, mean of 30 held-out rows",
     r"  order-agnostic NADE += +-\d\d\.\d\d +exact, 2 orders",
     r"  independent variables += +-27\.27 +exact",
@@ -72,9 +72,7 @@ def test_mosaic_keeps_each_image_upright_in_its_place():
 
 def test_picture_draws_lower_halves_below_what_is_given(tmp_path):
     """All ink: black in the upper half of each draw, blue below, in as many tiles as there are."""
-    image = show(
-        picture(np.ones((8, 64)), np.ones((8, 8, 32)), np.ones((5, 10, 64)), tmp_path / "new" / "a.png")
-    )
+    image = show(picture(np.ones((8, 64)), np.ones((8, 8, 32)), np.ones((5, 10, 64)), tmp_path / "new" / "a.png"))
     black, blue = (is_near(image, colour) for colour in ((0.10, 0.10, 0.12), (0.10, 0.35, 0.75)))
     halves = (
         8 * (2 + 1 + 8),

@@ -96,9 +96,7 @@ def test_log_densities_agree_with_the_float64_reference(name):
     rng = np.random.default_rng(2)
     start = initial("torch", model, x)
     params = {n: v + 0.5 * rng.standard_normal(v.shape).astype(np.float32) for n, v in start.items()}
-    judged = {
-        ("model", n): v for n, v in reference.log_joint(model, values, params, x.astype(float)).sites.items()
-    }
+    judged = {("model", n): v for n, v in reference.log_joint(model, values, params, x.astype(float)).sites.items()}
     if hasattr(model, "guide"):
         sites = reference.log_joint(model.guide, values, params, x.astype(float)).sites
         judged |= {("guide", n): -v for n, v in sites.items()}
@@ -112,9 +110,7 @@ def test_log_densities_agree_with_the_float64_reference(name):
 @pytest.mark.parametrize("name", CASES)
 def test_a_seed_means_the_same_initial_weights_on_both_backends(name):
     model, x, _ = CASES[name]
-    on_torch, on_jax, other = (
-        initial(b, model, x, seed) for b, seed in (("torch", 3), ("jax", 3), ("jax", 4))
-    )
+    on_torch, on_jax, other = (initial(b, model, x, seed) for b, seed in (("torch", 3), ("jax", 3), ("jax", 4)))
     assert on_torch.keys() == on_jax.keys()
     for parameter, value in on_torch.items():
         np.testing.assert_array_equal(value, on_jax[parameter], err_msg=parameter)
@@ -192,17 +188,13 @@ def test_wrong_sizes_are_refused(build):
         build()
 
 
-@pytest.mark.parametrize(
-    "make", [lambda mean: VAE(4, 2, (3,), mean), lambda mean: SigmoidBeliefNet(4, (3,), mean)]
-)
+@pytest.mark.parametrize("make", [lambda mean: VAE(4, 2, (3,), mean), lambda mean: SigmoidBeliefNet(4, (3,), mean)])
 def test_data_mean_starts_the_output_at_the_marginals_and_centres_the_guide(make):
     mean = np.array([0.0, 0.2, 0.5, 1.0])
     model, plain = make(mean), make(None)
     x = np.ones((1, 4))
     params = reference.initial_params(model, model.guide, x)
-    output = max(
-        (n for n in params if n.startswith("decoder.") and n.endswith("bias")), key=lambda n: params[n].size
-    )
+    output = max((n for n in params if n.startswith("decoder.") and n.endswith("bias")), key=lambda n: params[n].size)
     np.testing.assert_allclose(1 / (1 + np.exp(-params[output])), [0.001, 0.2, 0.5, 0.999], rtol=1e-5)
     values = {"z": np.ones((1, 2)), "h1": np.ones((1, 3))}
     seen = reference.log_joint(model.guide, values, params, x).total

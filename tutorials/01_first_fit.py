@@ -164,9 +164,7 @@ def report(name, fit, weight):
     return exact
 
 
-exact = {
-    backend: report(backend, fit, fit.params["reading.weight"]) for backend, fit in fits.items()
-}  # (in, out)
+exact = {backend: report(backend, fit, fit.params["reading.weight"]) for backend, fit in fits.items()}  # (in, out)
 exact["plain Pyro"] = report("plain Pyro", pyro_fit, pyro_fit.params["reading.weight"].T)  # torch: (out, in)
 
 # %% [markdown]

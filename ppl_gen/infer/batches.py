@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.infer.prepare import as_arguments, to_host
+from ppl_gen.infer.prepare import as_arguments
 from ppl_gen.program import Batch
 
 Convert = Callable[[Any], Any]
@@ -69,7 +69,7 @@ class Table:
             return None
         epoch, place = divmod(step, self.per_pass)
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_rows))
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_rows or 1))
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def build(self, arrays: list[Any], rows: Any) -> Batch:
@@ -85,86 +85,123 @@ class Table:
         """(arrays, rows) of the batch at `step`, for `build`."""
         return self.arrays, self.rows(step)
 
+    def ready(self, step: int, count: int) -> int:
+        """How many of the `count` batches from `step` on there are: all."""
+        return count
+
     def first(self, num_rows: int | None = None) -> Batch:
         """The leading rows as a batch of the size that is trained on, or of `num_rows`."""
         size = self.batch_size if num_rows is None else num_rows
         return self.build(self.arrays, None if size is None else np.arange(size))
 
-    def passes(self, chunk: int = 1000) -> Iterator[Batch]:
-        """All rows once, in order, in chunks, each counted once (scale 1)."""
-        size = self.batch_size or chunk
-        for start in range(0, self.num_rows or 1, size):
-            rows = None if self.num_rows is None or size >= self.num_rows else np.arange(start, min(start + size, self.num_rows))
-            batch = self.build(self.arrays, rows)
-            yield Batch(batch.args, batch.kwargs, 1.0, rows)
+    def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
+        """All rows once, in order: (a batch's share of the rows, the batch scaled to all); `chunk` None: in one."""
+        total = self.num_rows or 1
+        size = chunk or total
+        for start in range(0, total, size):
+            rows = None if size >= total else np.arange(start, min(start + size, total))
+            yield (1.0 if rows is None else len(rows) / total), self.build(self.arrays, rows)
 
 
 class Stream:
     """A list or another iterable of batches, each given as data would be.
 
-    A list counts its rows, so that each batch is scaled to all of them; of another iterable each batch stands for itself.
+    A list counts its rows, so that each batch is scaled to all of them; of another iterable each batch stands for
+    itself. An iterable that can start again does; one that cannot (a generator) ends the run.
+
+    Args:
+        data: the batches.
+        convert: a host array to the backend's own.
+        encode: what a built-in model does to its data first.
     """
 
-    def __init__(self, data: Iterable[Any], convert: Convert) -> None:
-        self._data, self._convert, self._iterator = data, convert, iter(data)
+    batch_size = None
+
+    def __init__(self, data: Iterable[Any], convert: Convert, encode: Callable[[Any], Any] | None = None) -> None:
+        self._data, self._convert, self._encode = data, convert, encode
+        self._iterator: Iterator[Any] | None = None  # started inside a session: a loader may draw random numbers
         self._ahead: dict[int, Table] = {}
-        self._next = 0
+        self._now = self._first = self._table(0)
         self.num_rows: int | None = None
         if isinstance(data, list):
-            if not data:
-                raise ProgramError("data: expected at least one batch; got an empty list. Pass batches with rows.")
-            self.num_rows = sum(Table(self._arguments(d), None, 0, lambda v: v).num_rows or 0 for d in data) or None
+            self.num_rows = sum(self._as_table(batch, lambda v: v).num_rows or 0 for batch in data) or None
         self.per_pass = len(data) if isinstance(data, list) else 1
-        self.batch_size = None
 
-    @staticmethod
-    def _arguments(batch: Any) -> Any:
-        return tuple(batch) if isinstance(batch, list) else batch
+    def _as_table(self, batch: Any, convert: Convert) -> Table:
+        batch = tuple(batch) if isinstance(batch, list) else batch
+        return Table(self._encode(batch) if self._encode else batch, None, 0, convert)
+
+    def _next(self) -> Table | None:
+        """One more batch, from the beginning again where that is possible."""
+        for _ in range(2):
+            if self._iterator is None:
+                self._iterator = iter(self._data)
+            for batch in self._iterator:
+                return self._as_table(batch, self._convert)
+            if self._iterator is self._data:
+                break
+            self._iterator = None
+        return None
 
     def _table(self, step: int) -> Table:
-        while step not in self._ahead:
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                self._iterator = iter(self._data)
-                batch = next(self._iterator, None)
-                if batch is None:
-                    raise ProgramError(f"data: expected a batch for step {step}; the iterable has ended. Pass a list, or fewer steps.") from None
-            self._ahead = {self._next: Table(self._arguments(batch), None, 0, self._convert)}
-            self._next += 1
+        if not self.ready(step, 1):
+            raise ProgramError(f"data: expected a batch for step {step}; the iterable has ended. Pass batches with rows.")
         return self._ahead[step]
+
+    def ready(self, step: int, count: int) -> int:
+        """How many of the `count` batches from `step` on there are, as far as is known: a list's all, else one."""
+        last = max(self._ahead, default=-1)
+        while last < step:
+            table = self._next()
+            if table is None:
+                return 0
+            last += 1
+            self._ahead = {last: table}
+        return count if isinstance(self._data, list) else 1
 
     def at(self, step: int) -> tuple[list[Any], None]:
         """(arrays, None) of the batch at `step`; steps come in order."""
-        return self._table(step).arrays, None
+        self._now = self._table(step)
+        return self._now.arrays, None
 
     def build(self, arrays: list[Any], rows: Any) -> Batch:
-        """The batch of these arrays."""
-        table = next(iter(self._ahead.values()))
-        batch = table.build(arrays, rows)
-        rows_here = table.num_rows or 1
-        return Batch(batch.args, batch.kwargs, 1.0 if self.num_rows is None else self.num_rows / rows_here, None)
+        """The batch last asked for by `at`, of these arrays."""
+        batch = self._now.build(arrays, None)
+        return Batch(batch.args, batch.kwargs, self._scale(self._now), None)
+
+    def _scale(self, table: Table) -> float:
+        return (self.num_rows or 1) / (table.num_rows or 1) if self.num_rows else 1.0
 
     @property
     def first_rows(self) -> int | None:
         """Rows of the first batch; None without arrays."""
-        return self._table(0).num_rows
+        return self._first.num_rows
 
     def first(self, num_rows: int | None = None) -> Batch:
         """The batch at step 0, or its leading rows."""
-        table = self._table(0)
-        return table.first(num_rows) if num_rows else self.build(table.arrays, None)
+        batch = self._first.first(num_rows)
+        return Batch(batch.args, batch.kwargs, 1.0 if num_rows else self._scale(self._first), None)
 
-    def passes(self, chunk: int = 1000) -> Iterator[Batch]:
-        """Every batch of a list once."""
-        for batch in self._data if isinstance(self._data, list) else []:
-            table = Table(self._arguments(batch), None, 0, self._convert)
-            yield table.build(table.arrays, None)
+    def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
+        """Every batch once: (its share of the rows, the batch, scaled to all rows of a list)."""
+        for batch in self._data:
+            table = self._as_table(batch, self._convert)
+            built = table.build(table.arrays, None)
+            scale = self._scale(table)
+            yield 1.0 / scale, Batch(built.args, built.kwargs, scale, None)
 
 
-def make_source(data: Any, batch_size: int | None, seed: int, convert: Convert) -> Table | Stream:
+def make_source(
+    data: Any, batch_size: int | None, seed: int, convert: Convert, encode: Callable[[Any], Any] | None = None
+) -> Table | Stream:
     """The source of batches for whatever `fit` was given."""
-    return Stream(data, convert) if is_stream(data) else Table(data, batch_size, seed, convert)
+    if isinstance(data, list) and not data:
+        raise ProgramError("data: expected at least one batch; got an empty list. Pass batches with rows.")
+    if not is_stream(data):
+        return Table(encode(data) if encode else data, batch_size, seed, convert)
+    if batch_size is not None:
+        raise ValueError(f"batch_size: expected None, as the data come in batches; got {batch_size}. Drop it, or pass arrays.")
+    return Stream(data, convert, encode)
 
 
-__all__ = ["Stream", "Table", "is_array", "is_stream", "make_source", "to_host"]
+__all__ = ["Stream", "Table", "is_array", "is_stream", "make_source"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
             "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
         }
         meta = dict(header["meta"])
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         raise ValueError(
             f"checkpoint {path}: expected a file written by ppl_gen, version {VERSION}; got one that cannot be read ({error}). "
             "Train again, or give the path of another checkpoint."
@@ -91,3 +92,31 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
 
 def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
     return arrays[entry["array"]] if "array" in entry else entry["value"]
+
+
+def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:
+    """(losses, (step, validation loss) pairs) among the arrays of a checkpoint.
+
+    Raises:
+        ValueError: there are none.
+    """
+    losses, pairs = state.get("losses", np.zeros((0, 0))), state.get("validation", np.zeros(0))
+    if losses.ndim != 1 or pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"checkpoint {path}: expected losses and validation losses; got arrays of other shapes. Train again.")
+    return [float(loss) for loss in losses], [(int(step), float(loss)) for step, loss in pairs]
+
+
+def fitting(path: Any, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Check that a checkpoint has every expected array in its shape.
+
+    Raises:
+        ValueError: it has not; the message names the first.
+    """
+    for name, value in expected.items():
+        found = state.get(name)
+        if found is None or found.shape != np.shape(value):
+            got = "none" if found is None else f"shape {found.shape}"
+            raise ValueError(
+                f"checkpoint {path}: expected '{name}' with shape {np.shape(value)}; got {got}. "
+                "Pass the model and guide it was trained from."
+            )

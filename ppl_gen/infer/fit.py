@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import numbers
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ppl_gen.errors import NonFinite, ProgramError
+from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint as files
-from ppl_gen.infer.batches import Stream, Table, make_source
+from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
+from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
-from ppl_gen.infer.progress import Progress
-from ppl_gen.infer.result import Fit, signature
+from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Batch, Latent
-
-REPORTS = 100  # callbacks, progress and validation at most this often in a run
-
-
-@dataclass
-class Running:
-    """What callbacks see.
-
-    Attributes:
-        step: steps taken.
-        steps: steps in all.
-        losses: so far, nats.
-        validation_losses: (step, loss) so far, nats.
-        fit: a usable result as of now.
-        stop: set it to end the run after this report.
-    """
-
-    step: int
-    steps: int
-    losses: list[float]
-    validation_losses: list[tuple[int, float]]
-    fit: Fit
-    stop: bool = False
-    best: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
 
 def fit(
@@ -101,47 +77,80 @@ def fit(
         ProgramError: program or data cannot be trained with; the message names the site. Before the first step.
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
     """
-    _check_numbers(steps, learning_rate, patience, validation)
+    _check_options(steps, learning_rate, compile, patience, validation)
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
-    data = encode(data) if encode and not isinstance(data, list) else data
-    prepared, source = _open(model, guide, data, encode, batch_size, backend, device, seed, estimators, num_particles)
+    prepared, source = _open(model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode)
     if prepared.idle:
         warnings.warn(f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2)
-    convert = _converter(prepared.backend, prepared.program.device)
-    held_out = None if validation is None else Table(encode(validation) if encode else validation, batch_size, 0, convert)
+    if not prepared.program.params and steps:
+        warnings.warn("the program states no parameters: there is nothing to learn. Register networks with module().", stacklevel=2)
     with prepared.session():
+        if warm_start:  # asked first, so that a backend that cannot says so before the run
+            prepared.program.write_back(prepared.program.params)
         trainer = prepared.backend.Trainer(
             prepared.program, objective or ELBO(), prepared.plan, prepared.start, optimizer, learning_rate, compile, steps
         )
-        result = Fit(prepared, trainer, model, source, np.zeros(0), {"steps": steps, "batch_size": batch_size})
+        config = {"steps": steps, "batch_size": batch_size, "num_rows": source.num_rows, "optimizer": _named(optimizer)}
+        result = Fit(prepared, trainer, model, source, np.zeros(0), config)
+        held_out = None if validation is None else HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
         state = Running(0, steps, [], [], result)
-        if checkpoint is not None and Path(checkpoint).exists():
-            _continue(checkpoint, trainer, prepared, state)
-        _loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
+        loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
 
 
-def _check_numbers(steps: int, learning_rate: float, patience: int | None, validation: Any) -> None:
-    if steps < 0:
-        raise ValueError(f"steps: expected 0 or more; got {steps}.")
-    if not learning_rate > 0:
+def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, validation: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
+        raise ValueError(f"steps: expected a whole number, 0 or more; got {steps!r}.")
+    if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate: expected a positive number; got {learning_rate}.")
+    if compile not in ("auto", True, False):
+        raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience: expected 1 evaluation or more; got {patience}.")
     if patience is not None and validation is None:
         raise ValueError("patience: expected validation data to judge by; got none. Pass validation=, or drop patience.")
 
 
+def _named(optimizer: Any) -> str:
+    """An optimizer's name, to tell by which one a checkpoint was written."""
+    optimizer = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
+    return getattr(optimizer, "__name__", type(optimizer).__name__)
+
+
+def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream:
+    """The validation data, of the same form as the training data."""
+    if isinstance(validation, Iterator):
+        raise TypeError("validation: expected data that can be gone through again and again; got an iterator. Pass a list of batches.")
+    if knows_rows(prepared.program.guide):
+        raise ProgramError(
+            "validation: expected a guide that proposes from the data it is given; got the automatic one, "
+            "which has parameters for each training row. Write a guide, or drop validation."
+        )
+    convert = _converter(prepared.backend, prepared.program.device)
+    return make_source(validation, None, 0, convert, getattr(model, "prepare", None))
+
+
+def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
+    """Rows evaluated at once; None (all) where terms cannot be scaled from a part of the rows to all of them."""
+    plates = prepared.program.row_plates
+    return None if plates is not None and not plates else max(batch_size or 0, 1000)
+
+
 def _converter(backend: Any, device: str) -> Callable[[Any], Any]:
-    return lambda value: backend.array(value, device)
+    def convert(value: Any) -> Any:
+        shared = isinstance(value, np.ndarray) and not value.flags.writeable  # a frame's own memory, say
+        return backend.array(value.copy() if shared else value, device)
+
+    return convert
 
 
 def _open(
     model: Any,
     guide: Any,
     data: Any,
-    encode: Any,
     batch_size: int | None,
     backend_name: str | None,
     device: str,
@@ -149,36 +158,39 @@ def _open(
     estimators: Mapping[str, Estimator] | None,
     num_particles: int,
     num_rows: int | None = None,
-) -> tuple[Prepared, Any]:
+    encode: Any = None,
+) -> tuple[Prepared, Table | Stream]:
     """Read the program on the first batch and settle which plates stand for the rows."""
-    from ppl_gen.infer.batches import is_stream
-
-    args, kwargs = as_arguments(data[0] if isinstance(data, list) and data else () if is_stream(data) else data)
+    args, kwargs = as_arguments((data[0] if data else ()) if isinstance(data, list) else () if is_stream(data) else data)
     bad = None if encode or is_stream(data) else check_data(args, kwargs)
     module = choose_backend(model, guide, args, kwargs, backend_name)
     place = module.resolve_device(device)
-    source = make_source(data, batch_size, seed, _converter(module, place))
+    with module.Program(no_guide, no_guide, seed=seed, device=place).session():  # a loader may draw random numbers
+        source = make_source(data, batch_size, seed, _converter(module, place), encode)
     first, shorter = source.first(), _shorter(source)
+    if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
+        first, shorter = _indexed(first), shorter and _indexed(shorter)
     if guide is None:
         guide = _automatic(model, module, num_rows or source.num_rows, first, shorter, seed, place)
-    prepared = prepare(
-        model,
-        guide,
-        first,
-        backend=module,
-        estimators=estimators,
-        num_particles=num_particles,
-        seed=seed,
-        device=place,
-        bad=bad,
-    )
+        if isinstance(source, Stream) and knows_rows(guide):
+            raise ProgramError(
+                "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
+                "Pass arrays with batch_size=, or write a guide that proposes from the data."
+            )
+    options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
+    prepared = prepare(model, guide, first, backend=module, **options)
     with prepared.session():
-        following, latents_inside = _followers(module, prepared.program, first, shorter)
+        following, _ = _followers(module, prepared.program, first, shorter)
     prepared.program.row_plates = _settle(following, prepared, first)
     return prepared, source
 
 
-def _shorter(source: Any) -> Batch | None:
+def _indexed(batch: Batch) -> Batch:
+    """The batch as the leading rows of more."""
+    return Batch(batch.args, batch.kwargs, batch.scale, np.arange(_length(batch) or 0))
+
+
+def _shorter(source: Table | Stream) -> Batch | None:
     """The first batch with one row less, where that is possible."""
     rows = source.first_rows
     return source.first(rows - 1) if rows is not None and rows > 1 else None
@@ -223,91 +235,30 @@ def _settle(following: set[str], prepared: Prepared, first: Batch) -> set[str] |
     if list(prepared.plan.facts.latents()):
         name = outside[0].name if outside else next(iter(prepared.plan))
         raise ProgramError(
-            f"site '{name}': expected a plate over the rows of the batch, so that its terms can be scaled to the whole data; got none. "
-            "Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
+            f"site '{name}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
+            "whole data; got none. Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
         )
     return None  # no latents: every term is scaled
 
 
-def _continue(path: Any, trainer: Any, prepared: Prepared, state: Running) -> None:
-    """Take up a checkpoint that fits."""
-    arrays, meta, _ = files.read(path)
-    if meta.get("signature") != signature(prepared):
-        raise ValueError(
-            f"checkpoint {path}: expected one of this program, backend and plan; got another. Remove the file, or choose another path."
-        )
-    trainer.load(arrays)
-    best = {name.removeprefix("best/"): value for name, value in arrays.items() if name.startswith("best/")}
-    state.best = best or None
-    state.losses = list(meta["losses"])
-    state.validation_losses = [(int(step), float(loss)) for step, loss in meta["validation"]]
-    state.step = len(state.losses)
+CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
+FACTS: dict[str, Any] = {
+    "backend": str,
+    "seed": int,
+    "row_plates": list | None,
+    "steps": int,
+    "batch_size": int | None,
+    "num_rows": int | None,
+    "optimizer": str,
+}
 
 
-def _loop(
-    state: Running, trainer: Any, source: Any, held_out: Table | None, patience: int | None, path: Any, callbacks: list[Any], show: bool
-) -> None:
-    """Steps, reports, validation, early stopping; whatever happens, the state is left usable."""
-    every = max(1, state.steps // REPORTS)
-    per_pass = source.per_pass if held_out is None else max(every, -(-source.per_pass // 3))
-    bar = Progress(state.steps, state.step, state.fit.plan, source.num_rows, show)
-    try:
-        while state.step < state.steps and not state.stop:
-            until = min(state.steps, (state.step // every + 1) * every)
-            if held_out is not None:
-                until = min(until, (state.step // per_pass + 1) * per_pass)
-            losses = trainer.steps(source, state.step, until - state.step)
-            state.losses += losses.tolist()
-            state.step = until
-            value = None
-            if held_out is not None and (state.step % per_pass == 0 or state.step == state.steps):
-                value = _validate(state, trainer, held_out)
-            _sync(state)
-            bar.update(len(losses), float(losses.mean()), value)
-            for callback in callbacks:
-                callback(state)
-            if patience is not None and _stale(state.validation_losses) >= patience:
-                state.stop = True
-            if path is not None and (state.step % (every * 5) == 0):
-                _save(path, state, trainer)
-        if path is not None:
-            _save(path, state, trainer)
-        if state.best is not None:
-            trainer.load(state.best)
-    except NonFinite as error:
-        state.losses += list(error.losses)
-        _sync(state)
-        raise NonFinite(f"step {len(state.losses)}: {error}", fit=state.fit, losses=state.losses) from None
-    finally:
-        bar.close()
-
-
-def _sync(state: Running) -> None:
-    state.fit.losses = np.array(state.losses)
-    state.fit.validation_losses = list(state.validation_losses)
-
-
-def _validate(state: Running, trainer: Any, held_out: Table) -> float:
-    """The held-out loss in nats; remember the parameters if it is the best so far."""
-    value = float(sum(trainer.loss(batch) for batch in held_out.passes()))
-    if not state.validation_losses or value < min(loss for _, loss in state.validation_losses):
-        state.best = trainer.state()
-    state.validation_losses.append((state.step, value))
-    return value
-
-
-def _stale(history: list[tuple[int, float]]) -> int:
-    """Evaluations since the best one."""
-    values = [loss for _, loss in history]
-    return len(values) - 1 - int(np.argmin(values)) if values else 0
-
-
-def _save(path: Any, state: Running, trainer: Any) -> None:
-    _sync(state)
-    from ppl_gen.infer.result import template
-
-    arrays = trainer.state() | {f"best/{name}": value for name, value in (state.best or {}).items()}
-    files.write(path, arrays, state.fit.meta(), template(state.fit._source))
+def _facts(path: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts beside the arrays, each of its type."""
+    for key, kind in FACTS.items():
+        if key not in meta or not isinstance(meta[key], kind):
+            raise ValueError(f"checkpoint {path}: expected '{key}' in its header; got {meta.get(key)!r}. Train again.")
+    return {key: meta[key] for key in FACTS}
 
 
 def load(path: Any, model: Any, guide: Any = None) -> Fit:
@@ -324,19 +275,19 @@ def load(path: Any, model: Any, guide: Any = None) -> Fit:
     """
     arrays, meta, example = files.read(path)
     guide = getattr(model, "guide", None) if guide is None else guide
+    facts = _facts(path, meta)
     data = example["kwargs"] or tuple(example["args"])
-    prepared, source = _open(model, guide, data, None, None, meta["backend"], "auto", meta["seed"], None, 1, meta["num_rows"])
-    prepared.program.row_plates = None if meta["row_plates"] is None else set(meta["row_plates"])
+    prepared, source = _open(model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"])
+    prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
+    losses, validation = files.history(path, arrays)
     with prepared.session():
         trainer = prepared.backend.Trainer(prepared.program, ELBO(), prepared.plan, prepared.start, None, 1e-3, False)
-        expected, stored = trainer.current_params(), {n: v for n, v in arrays.items() if n.startswith("params/")}
-        shapes = {n: tuple(np.shape(v)) for n, v in expected.items()}
-        if {n.removeprefix("params/"): v.shape for n, v in stored.items()} != shapes:
-            raise ValueError(f"checkpoint {path}: expected parameters {shapes}; got others. Pass the model and guide it was trained from.")
+        values = {n: v for n, v in trainer.state().items() if n.startswith(("params/", "buffers/"))}
+        files.fitting(path, arrays, values)
         trainer.load_values(arrays)
-    result = Fit(prepared, trainer, model, source, np.array(meta["losses"]), {k: meta[k] for k in ("steps", "batch_size")})
-    result.validation_losses = [(int(step), float(loss)) for step, loss in meta["validation"]]
+    result = Fit(prepared, trainer, model, source, np.array(losses), {k: facts[k] for k in CONFIG})
+    result.validation_losses = validation
     return result
 
 
-__all__ = ["Running", "Stream", "fit", "load"]
+__all__ = ["Running", "fit", "load"]

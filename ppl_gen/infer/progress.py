@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ppl_gen.estimators import Plan
@@ -26,17 +28,23 @@ class Progress:
         names = Counter(type(row.estimator).__name__ for row in plan.rows.values())
         label = " + ".join(f"{count} {name}" for name, count in names.items()) or "exact likelihood"
         self.rows = rows
-        self._bar: Any = tqdm(total=steps, initial=start, desc=label, disable=not show or not sys.stderr.isatty(), leave=True)
+        self._bar: Any = tqdm(total=steps, initial=start, desc=label, disable=not show or not _watched(), leave=True)
 
-    def update(self, count: int, loss: float, validation: float | None) -> None:
-        """`count` more steps, at this mean loss (and validation loss), nats."""
-        unit = self.rows or 1
-        shown = {"nats/row" if self.rows else "nats": f"{loss / unit:.3f}"}
+    def update(self, losses: Sequence[float] | np.ndarray, validation: float | None) -> None:
+        """The losses of the steps since the last update (and the validation loss), nats."""
+        if self._bar.disable or not len(losses):
+            return
+        shown = {"nats/row" if self.rows else "nats": f"{float(np.mean(losses)) / (self.rows or 1):.3f}"}
         if validation is not None:
             shown["validation"] = f"{validation:.3f}"
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(count)
+        self._bar.update(len(losses))
 
     def close(self) -> None:
         """Leave the terminal as it is."""
         self._bar.close()
+
+
+def _watched() -> bool:
+    """Whether stderr is a terminal; a program without a console has none."""
+    return sys.stderr is not None and sys.stderr.isatty()

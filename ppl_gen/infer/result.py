@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 
 from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.log_prob import LogProb
+from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint
-from ppl_gen.infer.batches import Table, make_source
+from ppl_gen.infer.batches import Stream, Table
 from ppl_gen.infer.prepare import Prepared
 from ppl_gen.program import Batch
 
@@ -46,7 +46,8 @@ class Fit:
     def params(self) -> Arrays:
         """Every parameter in its own (constrained) space; a network's leaves have dotted names."""
         with self._prepared.session():
-            return self._prepared.program.constrain(self._trainer.current_params())
+            values: Arrays = self._prepared.program.constrain(self._trainer.current_params())
+        return values
 
     def module(self, name: str) -> Any:
         """A trained copy of a registered network (torch), or its trained parameter tree (JAX).
@@ -60,9 +61,19 @@ class Fit:
     # -- what the trained program can do -------------------------------------------------------------------------
 
     def _batch(self, data: Any) -> Batch:
+        """Data in the form that was trained on, whole; a guide with parameters for each row is asked for those rows."""
         prepare = getattr(self._model, "prepare", None)
         source = Table(prepare(data) if prepare else data, None, 0, self._convert)
-        return source.build(source.arrays, None)
+        batch = source.build(source.arrays, None)
+        guide = self._prepared.program.guide
+        if not knows_rows(guide):
+            return batch
+        if source.num_rows != guide.num_rows:
+            raise ValueError(
+                f"data: expected the {guide.num_rows} rows that were trained on, as the automatic guide has parameters for each; "
+                f"got {source.num_rows} rows. Write a guide that proposes from the data."
+            )
+        return Batch(batch.args, batch.kwargs, 1.0, np.arange(guide.num_rows))
 
     def _convert(self, value: Any) -> Any:
         return self._prepared.backend.array(value, self.device)
@@ -94,7 +105,7 @@ class Fit:
             return drawn[:, 0] if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping)) else drawn
         if given is not None:
             raise ValueError("sample: expected no evidence, as this program answers no queries. Condition the program itself.")
-        if self._prepared.program.row_plates and isinstance(self._source, Table) and self._source.num_rows:
+        if self._by_rows and isinstance(self._source, Table) and self._source.num_rows:
             rows = np.arange(n) % self._source.num_rows
             batch = self._source.build(self._source.arrays, rows)
             run = next(iter(self._draw(Batch(batch.args, batch.kwargs), 1, seed, guide=False, predictive=True)))
@@ -132,6 +143,10 @@ class Fit:
         mean = weights.mean(0)
         error = weights.std(0, ddof=1) / mean / np.sqrt(num_samples) if num_samples > 1 else np.full_like(mean, np.nan)
         return LogProb(top + np.log(mean), error, "lower_bound")
+
+    @property
+    def _by_rows(self) -> bool:
+        return bool(self._prepared.program.row_plates) and self._row_dims() is not None
 
     def _row_dims(self) -> dict[tuple[str, str], int] | None:
         """The dimension of each term along the data rows; None where a term or latent lies outside."""
@@ -172,7 +187,8 @@ class Fit:
         """
         if not self._answers_queries:
             raise TypeError(
-                f"query: expected a model of named variables; got {type(self._model).__name__}. Train an OrderAgnosticNADE for queries."
+                f"query: expected a model of named variables; got {type(self._model).__name__}. "
+                "Train an OrderAgnosticNADE for queries."
             )
         from ppl_gen.infer.query import condition
 
@@ -181,18 +197,24 @@ class Fit:
     # -- report --------------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
-        """Write parameters, training state and losses to one file, atomically; no code is stored."""
-        checkpoint.write(path, self._trainer.state(), self.meta(), template(self._source))
+        """Write parameters, training state, losses and a few rows (all, if trained without batches) to one file.
+
+        Atomic; no code is stored.
+        """
+        self.write(path, self._trainer.state())
+
+    def write(self, path: Any, state: Arrays) -> None:
+        """Write this training state with the losses so far."""
+        history = {"losses": np.array(self.losses, dtype=np.float64), "validation": np.reshape(self.validation_losses, (-1, 2))}
+        checkpoint.write(path, state | history, self.meta(), template(self._source))
 
     def meta(self) -> dict[str, Any]:
         """What is stored beside the arrays."""
+        plates = self._prepared.program.row_plates
         return {
             "backend": self.backend,
             "seed": self.seed,
-            "losses": [float(x) for x in self.losses],
-            "validation": self.validation_losses,
-            "row_plates": None if self._prepared.program.row_plates is None else sorted(self._prepared.program.row_plates),
-            "num_rows": getattr(self._source, "num_rows", None),
+            "row_plates": None if plates is None else sorted(plates),
             "signature": signature(self._prepared),
             **self.config,
         }
@@ -206,7 +228,7 @@ class Fit:
         ]
         if len(self.losses):
             tail = self.losses[-max(1, len(self.losses) // 10) :]
-            rows = getattr(self._source, "num_rows", None)
+            rows = self.config.get("num_rows")
             per_row = f", {tail.mean() / rows:.3f} per row" if rows else ""
             lines.append(f"loss: {self.losses[0]:.3f} at first, {tail.mean():.3f} nats over the last tenth{per_row}")
         if self.validation_losses:
@@ -245,10 +267,14 @@ def _by_row(terms: Mapping[tuple[str, str], np.ndarray], rows: dict[tuple[str, s
     return np.asarray(total)
 
 
-def template(source: Any) -> dict[str, Any]:
+def knows_rows(guide: Any) -> bool:
+    """Whether a guide has parameters for each row of the data it was made for."""
+    return isinstance(guide, MeanField) and any(guide.row_plates & set(latent.plates) for latent in guide.latents)
+
+
+def template(source: Table | Stream) -> dict[str, Any]:
     """A little of the data, enough to read the program again."""
-    num_rows = getattr(source, "num_rows", None)
-    whole = source.first() if getattr(source, "batch_size", None) is None else source.first(min(2, num_rows or 2))
+    whole = source.first(min(2, source.num_rows or 2)) if source.batch_size else source.first()
     return {"args": list(whole.args), "kwargs": dict(whole.kwargs)}
 
 
@@ -259,9 +285,4 @@ def signature(prepared: Prepared) -> str:
     return json.dumps([prepared.backend.name, shapes, rows, prepared.plan.num_particles])
 
 
-def deep_copy(thing: Any) -> Any:
-    """A copy that shares nothing."""
-    return copy.deepcopy(thing)
-
-
-__all__ = ["Fit", "make_source", "signature", "template"]
+__all__ = ["Fit", "signature", "template"]

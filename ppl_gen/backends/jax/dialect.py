@@ -31,7 +31,9 @@ xp = Namespace(
     softmax=lambda x, axis=-1: jax.nn.softmax(x, axis=axis),
     log_softmax=lambda x, axis=-1: jax.nn.log_softmax(x, axis=axis),
     logsumexp=lambda x, axis=-1, keepdims=False: jax.nn.logsumexp(x, axis=axis, keepdims=keepdims),
-    one_hot=lambda indices, num: jax.nn.one_hot(indices, num),
+    one_hot=lambda indices, num: jax.nn.one_hot(indices.astype(int), num),
+    int64=jax.dtypes.canonicalize_dtype("int64"),  # what JAX makes of them, without its warning
+    float64=jax.dtypes.canonicalize_dtype("float64"),
     lgamma=jax.scipy.special.gammaln,
     erf=jax.scipy.special.erf,
     stop_gradient=jax.lax.stop_gradient,

@@ -37,7 +37,7 @@ def read(program: Program, batch: Batch) -> Facts:
     more: dict[str, list[np.ndarray]] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        where = f"site '{msg['name']}' ({type(core(msg['fn'])).__name__})"
+        where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             _check_observation(where, msg)
@@ -69,7 +69,7 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, in
             latents.append(
                 Latent(
                     name=msg["name"],
-                    distribution=type(core(fn)).__name__,
+                    distribution=_kind(fn),
                     plates={f.name: (f.dim, f.size) for f in frames},
                     batch_shape=tuple(fn.batch_shape),
                     event_shape=tuple(fn.event_shape),
@@ -79,9 +79,19 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, in
                 )
             )
 
-    key = jax.random.key(program.seed)
-    run = program.run(program.params, program.buffers, key, batch, observer=look, guide=guide)
-    drawn = {name.removeprefix(PLATE) for name in run.values if name.startswith(PLATE)}
+    def values() -> dict[str, Array]:
+        latents.clear()
+        key = jax.random.key(program.seed)
+        run: dict[str, Array] = dict(
+            program.run(program.params, program.buffers, key, batch, observer=look, guide=guide).values
+        )
+        return run
+
+    try:  # shapes are enough, and far quicker than one operation at a time; a new parameter needs its value
+        names = values() if program.open else jax.eval_shape(values)
+    except OPAQUE:
+        names = values()
+    drawn = {name.removeprefix(PLATE) for name in names if name.startswith(PLATE)}
     latents = [replace(latent, subsampled=not drawn.isdisjoint(latent.plates)) for latent in latents]
     return {name: size for name, size in sizes.items() if name not in drawn}, latents
 
@@ -111,7 +121,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
     return Site(
         name=msg["name"],
         role=role,
-        distribution=type(core(fn)).__name__,
+        distribution=_kind(fn),
         support=kind,
         size=size,
         observed=bool(msg["is_observed"]),
@@ -122,6 +132,11 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         event_shape=tuple(fn.event_shape),
         num_features=_num_features(fn),
     )
+
+
+def _kind(fn: Any) -> str:
+    """The distribution's name as Pyro, and the user, knows it."""
+    return type(core(fn)).__name__.removesuffix("Logits").removesuffix("Probs")
 
 
 def _num_features(fn: Any) -> int | None:
@@ -187,7 +202,9 @@ def _user_line(error: BaseException) -> str:
     return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
 
 
-def _mixes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, more: dict[str, list[np.ndarray]]) -> Mixes:
+def _mixes(
+    program: Program, batch: Batch, sites: dict[Term, Site], run: Run, more: dict[str, list[np.ndarray]]
+) -> Mixes:
     key = jax.random.key(program.seed)
 
     @jax.jit
@@ -207,4 +224,6 @@ def _mixes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, mo
         everything = {name: run.values[name] for name in more} | changed  # one shape of argument: one compilation
         return {term: np.asarray(d) for term, d in zip(sites, call(everything), strict=True)}
 
-    return find_mixes(sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities)
+    return find_mixes(
+        sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities
+    )

@@ -106,4 +106,6 @@ def others(distribution: Any, value: Tensor) -> list[Tensor]:
 
 
 def _free_shape(distribution: Any) -> torch.Size:
-    return torch.Size(biject_to(distribution.support).inverse_shape(distribution.batch_shape + distribution.event_shape))
+    return torch.Size(
+        biject_to(distribution.support).inverse_shape(distribution.batch_shape + distribution.event_shape)
+    )

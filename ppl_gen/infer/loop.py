@@ -1,0 +1,169 @@
+"""The loop of `fit`: steps, reports, validation, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.errors import NonFinite
+from ppl_gen.infer import checkpoint as files
+from ppl_gen.infer.batches import Stream, Table
+from ppl_gen.infer.progress import Progress
+from ppl_gen.infer.result import Fit
+
+REPORTS = 100  # callbacks and progress at most this often in a run
+SAVES = 20  # checkpoints
+
+
+@dataclass
+class Running:
+    """What callbacks see.
+
+    Attributes:
+        step: steps taken.
+        steps: steps in all.
+        losses: so far, nats.
+        validation_losses: (step, loss) so far, nats.
+        fit: a usable result as of now.
+        stop: set it to end the run after this report.
+    """
+
+    step: int
+    steps: int
+    losses: list[float]
+    validation_losses: list[tuple[int, float]]
+    fit: Fit
+    stop: bool = False
+    best: dict[str, np.ndarray] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Validation data, gone through in chunks of `chunk` rows; None takes them at once."""
+
+    source: Table | Stream
+    chunk: int | None
+
+    def loss(self, trainer: Any) -> float:
+        """The loss on all rows, nats: what belongs to rows is summed, what does not counts once."""
+        return float(sum(share * trainer.loss(batch) for share, batch in self.source.passes(self.chunk)))
+
+
+def loop(
+    state: Running,
+    trainer: Any,
+    source: Any,
+    held_out: HeldOut | None,
+    patience: int | None,
+    path: Any,
+    callbacks: list[Callable[[Running], None]],
+    show: bool,
+) -> None:
+    """Train to the end; whatever happens, `state.fit` is left usable.
+
+    Raises:
+        NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
+    """
+    if path is not None:
+        _continue_or_begin(path, state, trainer)
+    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
+    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
+    state.stop = _enough(state, patience)
+    bar = Progress(state.steps, state.step, state.fit.plan, source.num_rows, show)
+    try:
+        while state.step < state.steps and not state.stop:
+            losses = _advance(state, trainer, source, (every, saves, judge))
+            last = state.step == state.steps or not len(losses)
+            value = _validate(state, trainer, held_out) if held_out is not None and (last or state.step % judge == 0) else None
+            _sync(state)
+            bar.update(losses, value)
+            state.stop = _enough(state, patience) or not len(losses)
+            if path is not None and (last or state.stop or state.step % saves == 0):
+                save(path, state, trainer)
+            if last or state.step % every == 0:
+                for callback in callbacks:
+                    callback(state)
+        if path is not None:
+            save(path, state, trainer)
+        if state.best is not None:
+            trainer.load(state.best)
+    except NonFinite as error:
+        state.losses += [float(loss) for loss in error.losses]
+        _sync(state)
+        raise NonFinite(f"step {len(state.losses)}: {error}", fit=state.fit, losses=state.losses) from None
+    finally:
+        bar.close()
+
+
+def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) -> np.ndarray:
+    """Steps up to the next mark, or the end of the data; their losses."""
+    until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
+    count = source.ready(state.step, until - state.step)
+    if not count:
+        warnings.warn(f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4)
+        return np.zeros(0)
+    losses: np.ndarray = trainer.steps(source, state.step, count)
+    state.losses += [float(loss) for loss in losses]
+    state.step += count
+    return losses
+
+
+def _sync(state: Running) -> None:
+    state.fit.losses = np.array(state.losses)
+    state.fit.validation_losses = list(state.validation_losses)
+
+
+def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
+    """The held-out loss in nats; remember the state if it is the best so far."""
+    if state.validation_losses and state.validation_losses[-1][0] == state.step:
+        return state.validation_losses[-1][1]
+    value = held_out.loss(trainer)
+    if not np.isfinite(value):
+        raise NonFinite(f"validation: expected a finite loss; got {value}. Check the validation data.")
+    if not state.validation_losses or value < min(loss for _, loss in state.validation_losses):
+        state.best = trainer.state()
+    state.validation_losses.append((state.step, value))
+    return value
+
+
+def _enough(state: Running, patience: int | None) -> bool:
+    """Whether the last `patience` evaluations brought nothing better."""
+    values = [loss for _, loss in state.validation_losses]
+    return patience is not None and bool(values) and len(values) - 1 - int(np.argmin(values)) >= patience
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def save(path: Any, state: Running, trainer: Any) -> None:
+    """Write all that a continued run needs."""
+    _sync(state)
+    arrays = trainer.state() | {f"best/{name}": value for name, value in (state.best or {}).items()}
+    state.fit.write(path, arrays)
+
+
+def _continue_or_begin(path: Any, state: Running, trainer: Any) -> None:
+    """Take up a checkpoint that fits; write one where there is none, so that what cannot be written shows now."""
+    if not Path(path).exists():
+        save(path, state, trainer)
+        return
+    arrays, meta, _ = files.read(path)
+    own = state.fit.meta()
+    for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
+        if meta.get(key) != own[key]:
+            raise ValueError(
+                f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
+                "Remove the file, or choose another path."
+            )
+    best = {name.removeprefix("best/"): value for name, value in arrays.items() if name.startswith("best/")}
+    files.fitting(path, arrays, trainer.state())
+    trainer.load(arrays)
+    state.best = best or None
+    state.losses, state.validation_losses = files.history(path, arrays)
+    state.step = len(state.losses)
+    _sync(state)

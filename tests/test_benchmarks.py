@@ -1,0 +1,60 @@
+"""The benchmark runs and every contender computes the same thing; nothing is asserted about time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = {
+    "torch": ["ppl_gen", "ppl_gen, compile=False", "Pyro SVI", "by hand, eager"],
+    "jax": ["ppl_gen", "NumPyro SVI", "by hand, jitted scan"],
+}
+
+
+def run(script: str, *options: str) -> str:
+    """What the script prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_quick_benchmark_prints_every_contender_at_the_same_loss(backend):
+    pytest.importorskip("pyro" if backend == "torch" else "numpyro")
+    printed = run("step_time.py", "--quick", "--backend", backend)
+    head, vae, net = printed.split("\n\n")
+    assert re.search(r"^\d{4}-\d\d-\d\d, .*cores", head) and "threads 1" in head and "seed 0" in head
+    for title, block in (("VAE", vae), ("sigmoid belief net", net)):
+        first, _, *lines = block.strip().splitlines()
+        assert first.startswith(title)
+        cells = [re.split(r"\s{2,}", line) for line in lines]
+        for name, row in zip(ROWS[backend], cells, strict=True):
+            assert row[0] == backend and row[1].startswith(name)
+            assert float(row[2]) > 0 and float(row[4]) > 0
+        losses = [float(row[-1]) for row in cells]
+        # Same model, same stage of training; first weights and draws differ. One wrong term moves it far more.
+        assert max(losses) / min(losses) < 1.05
+
+
+@pytest.mark.slow
+def test_gradient_bias_prints_unbiased_gradients_of_ppl_gen():
+    """With 1500 samples and 8 numbers, 5 standard errors are passed by chance in 1 of 200,000 runs."""
+    pytest.importorskip("pyro")
+    pytest.importorskip("numpyro")
+    printed = run("gradient_bias.py", "--samples", "1500")
+    distances = {"ppl_gen": [], "Trace": []}
+    for line in printed.splitlines():
+        if found := re.search(r"(ppl_gen|Trace).* off by ([\d.]+) standard errors", line):
+            distances[found[1]].append(float(found[2]))
+    assert len(distances["ppl_gen"]) == 4 and len(distances["Trace"]) == 8
+    assert max(distances["ppl_gen"]) < 5
+    assert min(distances["Trace"]) > 10  # a gradient of zero, or one that loses a term, would be seen here
