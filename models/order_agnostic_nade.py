@@ -40,13 +40,9 @@ class OrderAgnosticNADE:
                 f" got {type(variables).__name__}. Use data.Schema.of(rows)."
             )
         if isinstance(variables, int) and variables < 1:
-            raise ValueError(
-                f"models.OrderAgnosticNADE: expected one variable or more; got {variables}. Use data_dim."
-            )
+            raise ValueError(f"models.OrderAgnosticNADE: expected one variable or more; got {variables}. Use data_dim.")
         if not hidden or min(hidden) < 1:
-            raise ValueError(
-                f"models.OrderAgnosticNADE: expected widths of one or more; got {hidden}. Use (500, 500)."
-            )
+            raise ValueError(f"models.OrderAgnosticNADE: expected widths of one or more; got {hidden}. Use (500, 500).")
         self.schema = Schema.binary(variables) if isinstance(variables, int) else variables
         self.hidden = tuple(hidden)
         self._units = _Units(self.schema.cardinalities)
@@ -170,9 +166,7 @@ class _Units:
             return xp.stack([xp.log_sigmoid(-logits), xp.log_sigmoid(logits)], axis=2)
         zeros = xp.zeros_like(logits[:, :1])
         if self.absent is not None or self._binary.any():
-            logits = xp.take(
-                xp.concat([logits, zeros, zeros + _NEVER], axis=1), xp.asarray(self._place), axis=1
-            )
+            logits = xp.take(xp.concat([logits, zeros, zeros + _NEVER], axis=1), xp.asarray(self._place), axis=1)
         return xp.log_softmax(xp.reshape(logits, (num_rows, num_variables, self.levels)), axis=2)
 
     def log_prob(self, logits: Array, values: Array) -> Array:

@@ -58,9 +58,7 @@ def array(values) -> jax.Array:
 def pictures() -> jax.Array:
     """40 binary rows of 16 pixels in two kinds."""
     kind = rng().integers(0, 2, 40)
-    return array(
-        rng().random((40, 16)) < np.where(np.arange(16) < 8, 0.9, 0.1)[None] ** np.where(kind, 1, 3)[:, None]
-    )
+    return array(rng().random((40, 16)) < np.where(np.arange(16) < 8, 0.9, 0.1)[None] ** np.where(kind, 1, 3)[:, None])
 
 
 class Encoder(nnx.Module):
@@ -203,9 +201,7 @@ def gaussian_mixture() -> Program:
             numpyro.sample("x", dist.Normal(loc[assignment], 1.0), obs=x)
 
     def guide(x):
-        numpyro.sample(
-            "weights", dist.Dirichlet(numpyro.param("a", 5 * jnp.ones(3), constraint=constraints.positive))
-        )
+        numpyro.sample("weights", dist.Dirichlet(numpyro.param("a", 5 * jnp.ones(3), constraint=constraints.positive)))
         with numpyro.plate("components", 3):
             numpyro.sample("loc", dist.Normal(numpyro.param("l", jnp.array([-2.0, 0.0, 2.0])), 0.1))
         with numpyro.plate("data", len(x)):
@@ -256,9 +252,7 @@ def gamma_poisson_factors() -> Program:
         rows, columns = counts.shape
 
         def gamma(name, *shape):
-            concentration = numpyro.param(
-                f"{name}_conc", 3 * jnp.ones(shape), constraint=constraints.positive
-            )
+            concentration = numpyro.param(f"{name}_conc", 3 * jnp.ones(shape), constraint=constraints.positive)
             rate = numpyro.param(f"{name}_rate", 6 * jnp.ones(shape), constraint=constraints.positive)
             return dist.Gamma(concentration, rate).to_event(1)
 
@@ -290,9 +284,7 @@ def topic_model() -> Program:
         length, documents = words.shape
         with numpyro.plate("topics", 3):
             start = 0.5 + 8 * jnp.repeat(jnp.eye(3), 4, axis=-1)
-            numpyro.sample(
-                "phi", dist.Dirichlet(numpyro.param("phi_q", start, constraint=constraints.positive))
-            )
+            numpyro.sample("phi", dist.Dirichlet(numpyro.param("phi_q", start, constraint=constraints.positive)))
         with numpyro.plate("documents", documents, dim=-1):
             weights = numpyro.param("theta_q", 2 * jnp.ones((documents, 3)), constraint=constraints.positive)
             numpyro.sample("theta", dist.Dirichlet(weights))

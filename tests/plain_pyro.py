@@ -57,9 +57,7 @@ def tensor(values) -> torch.Tensor:
 def pictures() -> torch.Tensor:
     """40 binary rows of 16 pixels in two kinds."""
     kind = rng().integers(0, 2, 40)
-    return tensor(
-        rng().random((40, 16)) < np.where(np.arange(16) < 8, 0.9, 0.1)[None] ** np.where(kind, 1, 3)[:, None]
-    )
+    return tensor(rng().random((40, 16)) < np.where(np.arange(16) < 8, 0.9, 0.1)[None] ** np.where(kind, 1, 3)[:, None])
 
 
 def vae_with_pyro_module() -> Program:
@@ -143,9 +141,7 @@ def hierarchical_regression() -> Program:
     def guide(county, floor, level):
         for name in ("mean", "slope"):
             loc = pyro.param(f"{name}_loc", torch.tensor(0.0))
-            pyro.sample(
-                name, dist.Normal(loc, pyro.param(f"{name}_scale", torch.tensor(0.3), constraints.positive))
-            )
+            pyro.sample(name, dist.Normal(loc, pyro.param(f"{name}_scale", torch.tensor(0.3), constraints.positive)))
         for name in ("spread", "noise"):
             pyro.sample(name, dist.LogNormal(pyro.param(f"{name}_loc", torch.tensor(0.0)), 0.1))
         with pyro.plate("counties", 5):
@@ -215,9 +211,7 @@ def gaussian_mixture() -> Program:
             pyro.sample("x", dist.Normal(loc[assignment], 1.0), obs=x)
 
     def guide(x):
-        pyro.sample(
-            "weights", dist.Dirichlet(pyro.param("a", 5 * torch.ones(3), constraint=constraints.positive))
-        )
+        pyro.sample("weights", dist.Dirichlet(pyro.param("a", 5 * torch.ones(3), constraint=constraints.positive)))
         with pyro.plate("components", 3):
             start = torch.tensor([-2.0, 0.0, 2.0])
             pyro.sample("loc", dist.Normal(pyro.param("l", start), 0.1))
@@ -269,9 +263,7 @@ def gamma_poisson_factors() -> Program:
         rows, columns = counts.shape
 
         def gamma(name, *shape):
-            concentration = pyro.param(
-                f"{name}_concentration", 3 * torch.ones(shape), constraint=constraints.positive
-            )
+            concentration = pyro.param(f"{name}_concentration", 3 * torch.ones(shape), constraint=constraints.positive)
             rate = pyro.param(f"{name}_rate", 6 * torch.ones(shape), constraint=constraints.positive)
             return dist.Gamma(concentration, rate).to_event(1)
 
@@ -335,9 +327,7 @@ def semi_supervised() -> Program:
 
     args = (x, torch.as_tensor(label), known)
     expected = {"y_unobserved": "Score"}
-    return Program(
-        model, guide, args, {}, expected, least_improvement=60.0, learning_rate=0.1, networks=(classifier,)
-    )
+    return Program(model, guide, args, {}, expected, least_improvement=60.0, learning_rate=0.1, networks=(classifier,))
 
 
 class BayesianNetwork(PyroModule):

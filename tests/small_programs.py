@@ -43,9 +43,7 @@ ROWS = np.array([[0.5, -1.0], [1.5, 0.3], [-0.4, 0.8]])  # three rows of two fea
 AUXILIARY = {"is_auxiliary": True}
 
 
-def case(
-    *data: Any, **breaks: Sequence[float]
-) -> Callable[[Callable[[], tuple[Any, Any]]], Callable[[], Any]]:
+def case(*data: Any, **breaks: Sequence[float]) -> Callable[[Callable[[], tuple[Any, Any]]], Callable[[], Any]]:
     """Add the (model, guide) pair that the function returns; its docstring is the note."""
 
     def add(make: Callable[[], tuple[Any, Any]]) -> Callable[[], Any]:
@@ -441,9 +439,7 @@ def nested_plates():
         with plate("groups", 2):
             group = real(sample("group", dist.Bernoulli(logits=start("top", [0.5, -0.4]))))
             with plate("members", 2):
-                sample(
-                    "z", dist.Bernoulli(logits=start("logits", [[0.6], [-0.7]]) + start("push", 0.7) * group)
-                )
+                sample("z", dist.Bernoulli(logits=start("logits", [[0.6], [-0.7]]) + start("push", 0.7) * group))
 
     return model, guide
 
@@ -661,9 +657,7 @@ def masked_elements():
     def guide(x):
         used = xp.asarray([[True, True], [False, True]])
         with plate("data", 2):
-            sample(
-                "z", dist.Bernoulli(logits=start("logits", [[0.5, -0.7], [0.9, 1.1]])).mask(used).to_event(1)
-            )
+            sample("z", dist.Bernoulli(logits=start("logits", [[0.5, -0.7], [0.9, 1.1]])).mask(used).to_event(1))
 
     return model, guide
 

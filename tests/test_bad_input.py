@@ -284,12 +284,8 @@ def test_backend_that_is_not_installed_is_named(backend: str, missing: int) -> N
         "except (ImportError, ValueError) as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert re.search(rf"backend '{backend}'.*pip install .*ppl_gen\[{backend}\]", done.stdout, re.DOTALL), (
-        done.stdout
-    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=True)
+    assert re.search(rf"backend '{backend}'.*pip install .*ppl_gen\[{backend}\]", done.stdout, re.DOTALL), done.stdout
 
 
 def test_unknown_backend_is_named() -> None:
@@ -384,9 +380,7 @@ def test_nan_where_training_leads_names_the_site(backend: str) -> None:
 
     x = np.full(8, -1.0, dtype=np.float32)
     with pytest.raises(NonFinite, match="'(x|p)'") as caught:
-        infer.fit(
-            walking_model, empty_guide, (x,), steps=30, learning_rate=0.02, backend=backend, progress=False
-        )
+        infer.fit(walking_model, empty_guide, (x,), steps=30, learning_rate=0.02, backend=backend, progress=False)
     last_good(caught.value, before=6)
 
 
@@ -401,7 +395,5 @@ def test_nan_in_the_gradient_alone_stops_the_run(backend: str) -> None:
 
     bad = np.where(np.arange(8) == 3, 0.0, rows(8)).astype(np.float32)
     with pytest.raises(NonFinite, match="'(x|p)'") as caught:
-        infer.fit(
-            root_model, empty_guide, [rows(8)] * 4 + [bad] * 2, steps=6, backend=backend, progress=False
-        )
+        infer.fit(root_model, empty_guide, [rows(8)] * 4 + [bad] * 2, steps=6, backend=backend, progress=False)
     last_good(caught.value, before=6)

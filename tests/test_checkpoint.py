@@ -192,7 +192,10 @@ def test_hostile_files_are_refused_and_run_nothing(whole: dict[str, infer.Fit], 
             {}, metadata={"ppl_gen": json.dumps({"version": 1, "meta": {}, "template": {"args": [], "kwargs": {}}})}
         ),
         "template names no array": save(
-            {}, metadata={"ppl_gen": json.dumps({"version": 1, "meta": {}, "template": {"args": [{"array": "b"}], "kwargs": {}}})}
+            {},
+            metadata={
+                "ppl_gen": json.dumps({"version": 1, "meta": {}, "template": {"args": [{"array": "b"}], "kwargs": {}}})
+            },
         ),
     }
     for name, data in hostile.items():
@@ -229,7 +232,14 @@ def test_nothing_is_pickled(whole: dict[str, infer.Fit], tmp_path: Path, monkeyp
     def forbidden(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("pickle was used")
 
-    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"), (torch, "load"), (torch, "save")):
+    for module, name in (
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "dump"),
+        (pickle, "dumps"),
+        (torch, "load"),
+        (torch, "save"),
+    ):
         monkeypatch.setattr(module, name, forbidden)
     monkeypatch.setattr(pickle, "Unpickler", forbidden)
     whole["torch"].save(tmp_path / "fit.ckpt")
@@ -252,7 +262,9 @@ def test_what_cannot_be_stored_shows_before_step_0(tmp_path: Path) -> None:
         seen.append(state.step)
 
     with pytest.raises(TypeError, match="checkpoint: expected data that are arrays"):
-        infer.fit(flagged, data=(X[:, 0], object()), backend="torch", steps=3, checkpoint=tmp_path / "c", callbacks=[see])
+        infer.fit(
+            flagged, data=(X[:, 0], object()), backend="torch", steps=3, checkpoint=tmp_path / "c", callbacks=[see]
+        )
     assert seen == [] and list(tmp_path.iterdir()) == []
 
 
@@ -289,5 +301,3 @@ def test_a_loaded_nade_answers_queries(backend: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ask[0][variable], ask[1][variable])
     with pytest.raises(ValueError, match="expected"):
         infer.load(tmp_path / "fit.ckpt", models.OrderAgnosticNADE(6, hidden=(4,)))
-
-

@@ -100,9 +100,7 @@ def test_unknown_name_lists_the_names():
 
 
 def test_set_without_a_home_says_which_file_goes_where(offline, monkeypatch, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"adult\.npz in the folder that PPL_GEN_DATA.*PPL_GEN_DATA unset"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"adult\.npz in the folder that PPL_GEN_DATA.*PPL_GEN_DATA unset"):
         data.load("adult")
     monkeypatch.setenv("PPL_GEN_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="without it.*num_vars"):

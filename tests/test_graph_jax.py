@@ -51,9 +51,7 @@ def leaps(function: Callable[..., Any], *args: Any) -> bool:
     return any(path.jump for out in outs for path in out.values())
 
 
-def row(
-    name: str, function: Callable[..., Any], args: tuple[Any, ...], *expected: dict[str, str | None]
-) -> Any:
+def row(name: str, function: Callable[..., Any], args: tuple[Any, ...], *expected: dict[str, str | None]) -> Any:
     """One claim of a table."""
     return pytest.param(function, args, list(expected), id=name)
 
@@ -142,9 +140,7 @@ STEPS = [
     row("zero norm", lambda a: jnp.linalg.norm(a, ord=0), (V,), {"a": "ne"}),
     row("atan2", jnp.arctan2, (1.0, 2.0), {"a": "atan2", "b": "atan2"}),
     row("bits", lambda a: lax.bitcast_convert_type(a, int), (V,), {"a": "bitcast_convert_type"}),
-    row(
-        "straight-through by hand", lambda a: a + lax.stop_gradient(jnp.round(a) - a), (0.3,), {"a": "round"}
-    ),
+    row("straight-through by hand", lambda a: a + lax.stop_gradient(jnp.round(a) - a), (0.3,), {"a": "round"}),
     row("gammasgn", special.gammasgn, (-0.3,), {"a": "lt"}),
     row("interpolation between given ends", lambda a: jnp.interp(a, V, V, left=-1.0), (0.3,), {"a": "gt"}),
     row(
@@ -272,9 +268,7 @@ CONTROL = [
         {"a": None, "b": None},
         {"a": "floor"},
     ),
-    row(
-        "jit", jax.jit(lambda a, b: (a * b, jnp.floor(b))), (1.0, 2.0), {"a": None, "b": None}, {"b": "floor"}
-    ),
+    row("jit", jax.jit(lambda a, b: (a * b, jnp.floor(b))), (1.0, 2.0), {"a": None, "b": None}, {"b": "floor"}),
     row("vmap", lambda a, b: jax.vmap(lambda x: x * b)(a), (V, 1.0), {"a": None, "b": None}),
     row(
         "vmap of a jump",
@@ -341,9 +335,7 @@ ALGEBRA = [
     ("function", "args", "expected"),
     [*FLOWS, *KINKS, *STEPS, *PLACES, *CONTROL, *UNKNOWN, *ALGEBRA],
 )
-def test_reach(
-    function: Callable[..., Any], args: tuple[Any, ...], expected: list[dict[str, str | None]]
-) -> None:
+def test_reach(function: Callable[..., Any], args: tuple[Any, ...], expected: list[dict[str, str | None]]) -> None:
     assert jumps(function, *args) == expected
 
 
@@ -391,16 +383,12 @@ def test_trusted_activations_have_no_step(name: str) -> None:
     assert float(jnp.abs(jnp.diff(0.02 * jnp.floor(grid))).max()) > 0.019
 
 
-@pytest.mark.parametrize(
-    "name", ["floor", "round", "sign", "where", "gammasgn", "factorial", "bernoulli", "one_hot"]
-)
+@pytest.mark.parametrize("name", ["floor", "round", "sign", "where", "gammasgn", "factorial", "bernoulli", "one_hot"])
 def test_steps_are_not_in_the_table(name: str) -> None:
     assert name not in CONTINUOUS
 
 
-@pytest.mark.parametrize(
-    "name", ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"]
-)
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"])
 def test_flax_networks_are_smooth(name: str) -> None:
     rngs = nnx.Rngs(0)
     first, norm, last = nnx.Linear(3, 4, rngs=rngs), nnx.LayerNorm(4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
@@ -410,9 +398,7 @@ def test_flax_networks_are_smooth(name: str) -> None:
 @pytest.mark.parametrize(
     "activation", [jax.nn.relu, jax.nn.leaky_relu, jax.nn.elu, jax.nn.gelu, jax.nn.softplus, jnp.tanh]
 )
-@pytest.mark.parametrize(
-    "wrap", [lambda f: f, equinox.filter_jit, jax.vmap], ids=["plain", "filter_jit", "vmap"]
-)
+@pytest.mark.parametrize("wrap", [lambda f: f, equinox.filter_jit, jax.vmap], ids=["plain", "filter_jit", "vmap"])
 def test_equinox_networks_are_smooth(activation: Any, wrap: Any) -> None:
     network = equinox.nn.MLP(3, 2, 4, 2, activation, key=KEY)
     value = jnp.stack([V, V]) if wrap is jax.vmap else V

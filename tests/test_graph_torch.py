@@ -226,10 +226,7 @@ SMOOTH = {
     "density": (lambda z, w: dist.Normal(z, 1.0, validate_args=True).log_prob(w), {"z", "w"}),
     "draws": (lambda z: (dist.Gamma(z.exp(), 1.0).rsample(), dist.StudentT(3.0, z, 1.0).rsample()), {"z"}),
     "constraint": (lambda z: dist.transforms.StickBreakingTransform()(z), {"z"}),
-} | {
-    kind.__name__: (lambda z, kind=kind: nn.Sequential(kind(), nn.Linear(3, 2))(z), {"z"})
-    for kind in ACTIVATIONS
-}
+} | {kind.__name__: (lambda z, kind=kind: nn.Sequential(kind(), nn.Linear(3, 2))(z), {"z"}) for kind in ACTIVATIONS}
 
 JUMPS = {
     "comparison": (lambda z, w: (z > 0).float() * w, {"z!", "w"}),

@@ -59,15 +59,11 @@ def is_allowed(importer: str, imported: str) -> bool:
     if not within(imported, "ppl_gen"):
         return not imported.startswith((".", "guides.", "models.")) and imported not in {"guides", "models"}
     layer = imported.split(".")[1] if imported != "ppl_gen" else None
-    return importer in GATHER or (
-        layer in LAYERS and LAYERS.index(layer) <= LAYERS.index(importer.split(".")[1])
-    )
+    return importer in GATHER or (layer in LAYERS and LAYERS.index(layer) <= LAYERS.index(importer.split(".")[1]))
 
 
 def violations(importer: str, source: str) -> list[str]:
-    return [
-        f"{importer} imports {name}" for name in imports(ast.parse(source)) if not is_allowed(importer, name)
-    ]
+    return [f"{importer} imports {name}" for name in imports(ast.parse(source)) if not is_allowed(importer, name)]
 
 
 def modules() -> dict[str, Path]:
@@ -138,8 +134,6 @@ def test_lawful_import_passes(importer, source):
 def test_importing_ppl_gen_loads_no_framework():
     heavy = {"pandas", "matplotlib", "sklearn"}.union(*DOORS.values())
     code = "import sys, ppl_gen; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
-    )
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert "ppl_gen" in loaded.stdout.split()
     assert heavy.isdisjoint(loaded.stdout.split())

@@ -40,9 +40,7 @@ def test_mean_and_sum_carry_kind_data_and_error():
     both = LogProb([-10.0, -20.0], [3.0, 4.0], "lower_bound", "a")
     assert float(both.sum()) == -30 and both.sum().standard_error == 5
     assert float(both.mean()) == -15 and both.mean().standard_error == 2.5
-    assert (
-        both.mean().kind == "lower_bound" and both.mean().fingerprint == "a" and both[1].standard_error == 4
-    )
+    assert both.mean().kind == "lower_bound" and both.mean().fingerprint == "a" and both[1].standard_error == 4
 
 
 def test_it_is_an_array_and_a_number_where_it_is_one():

@@ -77,9 +77,7 @@ def mean_over_orders(model, dialect, row):
     return np.mean(total)
 
 
-ROWS = np.array(
-    [[1, 2, 0, 3], [0, np.nan, 1, 2], [np.nan, 1, np.nan, 0], [1, np.nan, np.nan, np.nan], [np.nan] * 4]
-)
+ROWS = np.array([[1, 2, 0, 3], [0, np.nan, 1, 2], [np.nan, 1, np.nan, 0], [1, np.nan, np.nan, np.nan], [np.nan] * 4])
 
 
 def estimates(model, dialect, rows, repeats):
@@ -97,9 +95,7 @@ def test_single_mask_estimate_is_unbiased_for_the_mean_over_orders_with_missing_
     rows = np.minimum(ROWS, np.array(schema.cardinalities) - 1)
     model, dialect = OrderAgnosticNADE(schema, hidden=(7, 7)), Drawing()
     wide(model, dialect, rows)
-    exact = np.array(
-        [mean_over_orders(model, dialect, row) if not np.isnan(row).all() else 0.0 for row in rows]
-    )
+    exact = np.array([mean_over_orders(model, dialect, row) if not np.isnan(row).all() else 0.0 for row in rows])
     draws = estimates(model, dialect, rows, 20_000)
     error = draws.std(0) / np.sqrt(len(draws))
     moving = error > 1e-12
@@ -144,10 +140,7 @@ def test_conditionals_are_normalized_and_padded():
 
 def test_output_biases_start_at_the_marginals():
     rng = np.random.default_rng(0)
-    rows = (
-        np.stack([rng.random(4000) < 0.2, rng.choice(3, 4000, p=[0.6, 0.1, 0.3]), rng.random(4000) < 0.9], 1)
-        * 1.0
-    )
+    rows = np.stack([rng.random(4000) < 0.2, rng.choice(3, 4000, p=[0.6, 0.1, 0.3]), rng.random(4000) < 0.9], 1) * 1.0
     rows[::7, 1] = np.nan
     schema = Schema.of(rows)
     model, dialect = OrderAgnosticNADE(schema, hidden=(5,), data=rows), Drawing()
@@ -156,9 +149,7 @@ def test_output_biases_start_at_the_marginals():
     got = np.exp(run(dialect, model.log_conditionals, rows[:1], np.zeros((1, 3), dtype=bool)))[0]
     for j, levels in enumerate(schema.cardinalities):
         column = rows[~np.isnan(rows[:, j]), j]
-        np.testing.assert_allclose(
-            got[j, :levels], [(column == level).mean() for level in range(levels)], atol=2e-3
-        )
+        np.testing.assert_allclose(got[j, :levels], [(column == level).mean() for level in range(levels)], atol=2e-3)
 
 
 @pytest.mark.parametrize("schema", [MIXED, Schema.binary(4)], ids=["mixed", "binary"])

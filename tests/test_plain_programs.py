@@ -83,13 +83,9 @@ def test_plain_program_trains_unchanged(backend: str, make: Callable[[], Any]) -
     assert losses.shape == (STEPS,)
     assert np.isfinite(losses).all()
     improvement = losses[:10].mean() - losses[-20:].mean()
-    assert improvement > program.least_improvement, (
-        f"{improvement:.2f} nats; losses {losses[:10]} to {losses[-20:]}"
-    )
+    assert improvement > program.least_improvement, f"{improvement:.2f} nats; losses {losses[:10]} to {losses[-20:]}"
 
-    assert {site: type(fit.plan[site].estimator).__name__ for site in program.expected} == dict(
-        program.expected
-    )
+    assert {site: type(fit.plan[site].estimator).__name__ for site in program.expected} == dict(program.expected)
     assert all(fit.plan[site].reason for site in program.expected)
 
     assert fit.params
@@ -129,9 +125,7 @@ def test_a_failing_fit_leaves_nothing_behind(make: Callable[[], Any]) -> None:
 def test_the_program_is_valid_for_pyro_itself(make: Callable[[], Any]) -> None:
     with torch.random.fork_rng(), pyro.get_param_store().scope():
         program = built(make)
-        args = tuple(
-            torch.as_tensor(a, dtype=torch.float32) if isinstance(a, np.ndarray) else a for a in program.args
-        )
+        args = tuple(torch.as_tensor(a, dtype=torch.float32) if isinstance(a, np.ndarray) else a for a in program.args)
         svi = pyro.infer.SVI(
             program.model,
             program.guide,
@@ -148,8 +142,6 @@ def test_the_program_is_valid_for_numpyro_itself(make: Callable[[], Any]) -> Non
     program = make()
     graph = "Score" in program.expected.values()
     elbo = numpyro.infer.TraceGraph_ELBO() if graph else numpyro.infer.Trace_ELBO()
-    svi = numpyro.infer.SVI(
-        program.model, program.guide, numpyro.optim.PyroOptim(torch.optim.Adam, 0.02), elbo
-    )
+    svi = numpyro.infer.SVI(program.model, program.guide, numpyro.optim.PyroOptim(torch.optim.Adam, 0.02), elbo)
     result = svi.run(jax.random.key(0), 3, *program.args, progress_bar=False, **program.kwargs)
     assert np.isfinite(np.asarray(result.losses)).all()

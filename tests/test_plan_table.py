@@ -28,16 +28,12 @@ def test_program_gets_its_plan(row: Row, backend: str) -> None:
             assert named & set(lines_of(expect.jump)), got.reason
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if any(e.jump for e in row.sites.values())], ids=lambda r: r.name
-)
+@pytest.mark.parametrize("row", [row for row in ROWS if any(e.jump for e in row.sites.values())], ids=lambda r: r.name)
 def test_the_table_marks_one_line_per_backend(row: Row) -> None:
     assert all(len(lines_of(e.jump)) == 2 for e in row.sites.values() if e.jump)
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in ROWS if r.name in ("eight schools", "drawn index")], ids=lambda r: r.name
-)
+@pytest.mark.parametrize("row", [r for r in ROWS if r.name in ("eight schools", "drawn index")], ids=lambda r: r.name)
 def test_plan_prints_as_a_table(row: Row, backend: str) -> None:
     plan = infer.plan(*row.build(backend))
     lines = str(plan).splitlines()

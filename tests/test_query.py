@@ -128,9 +128,7 @@ def test_rows_of_different_masks_answer_like_one_query_each_in_one_network_call(
             assert together.value[i] == 0
             continue
         single = condition(NETWORK, SCHEMA, None, known, orders=4)
-        np.testing.assert_allclose(
-            single.log_prob(rows[i : i + 1, hole]).value, together.value[i], atol=1e-12
-        )
+        np.testing.assert_allclose(single.log_prob(rows[i : i + 1, hole]).value, together.value[i], atol=1e-12)
         np.testing.assert_array_equal(single.info["orders"], query.info["orders"][i])
 
 
@@ -185,9 +183,7 @@ def chi_square(counts, probs):
 
 
 def wide_query(num_variables=14, given=None, orders=5):
-    return condition(
-        random_network((2,) * num_variables, 7), Schema.binary(num_variables), None, given, orders
-    )
+    return condition(random_network((2,) * num_variables, 7), Schema.binary(num_variables), None, given, orders)
 
 
 def test_many_completions_are_estimated_with_a_standard_error():
@@ -295,21 +291,14 @@ def test_frames_go_in_and_come_out_by_name(frames):
     frame, schema, network = frames
     query = condition(network, schema, ["hours", "sex"], {"job": "nurse"}, orders=4)
     draws = query.sample(30)
-    assert (
-        list(draws.columns) == ["hours", "sex"]
-        and len(draws) == 30
-        and set(draws["sex"]) <= {"Female", "Male"}
-    )
+    assert list(draws.columns) == ["hours", "sex"] and len(draws) == 30 and set(draws["sex"]) <= {"Female", "Male"}
     assert set(draws["hours"]) <= {20, 40, 60}
     log_probs = query.log_prob(draws)
     np.testing.assert_allclose(log_probs.value, query.log_prob(draws[["sex", "hours"]]).value)
     single = query.log_prob({"sex": "Male", "hours": 40})
     assert len(single) == 1 and abs(query.marginals()["sex"].sum() - 1) < 1e-12
     mode = query.mode()
-    assert (
-        list(mode.columns) == ["hours", "sex"]
-        and query.log_prob(mode).value[0] >= log_probs.value.max() - 1e-12
-    )
+    assert list(mode.columns) == ["hours", "sex"] and query.log_prob(mode).value[0] >= log_probs.value.max() - 1e-12
     means = condition(network, schema, ["hours", "old"], {"job": "nurse"}).mean()
     assert 20 <= means["hours"][0] <= 60 and 0 <= means["old"][0] <= 1
 
@@ -321,10 +310,7 @@ def test_frames_of_evidence_keep_their_rows(frames):
     query = condition(network, schema, None, given, orders=4)
     draws = query.sample(3)
     assert draws.index.names == ["sample", "row"] and len(draws) == 15
-    assert (
-        list(draws.loc[2].index) == list("vwxyz")
-        and (draws.loc[1]["job"].iloc[2:] == given["job"].iloc[2:]).all()
-    )
+    assert list(draws.loc[2].index) == list("vwxyz") and (draws.loc[1]["job"].iloc[2:] == given["job"].iloc[2:]).all()
     assert list(query.mode().index) == list("vwxyz")
     partial = condition(network, schema, ["sex"], given[["job"]], orders=4)
     assert partial.log_prob(frame[["sex"]].head(5)).shape == (5,) and partial.sample(2).shape == (10, 1)

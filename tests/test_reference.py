@@ -95,9 +95,7 @@ def test_bernoulli_matches_closed_form():
     case, params = CASES["bernoulli"], start(CASES["bernoulli"])
     q = special.expit(0.6)
     on, off = (stats.norm.logpdf(0.8, 0.7 * z - 0.5, 0.9) + np.log([0.7, 0.3][z]) for z in (1, 0))
-    assert bound(case, params) == pytest.approx(
-        q * on + (1 - q) * off + stats.bernoulli(q).entropy(), rel=1e-9
-    )
+    assert bound(case, params) == pytest.approx(q * on + (1 - q) * off + stats.bernoulli(q).entropy(), rel=1e-9)
     gradient = slope(case, params)
     assert gradient["logit"] == pytest.approx(-q * (1 - q) * (on - off - 0.6), rel=1e-6)
     assert gradient["slope"] == pytest.approx(-q * (0.8 - 0.2) / 0.81, rel=1e-6)
@@ -148,9 +146,7 @@ def test_bernoulli_chain_matches_the_sum_by_hand():
     theta = [*params["logit"], params["push"]]
     assert bound(case, params) == pytest.approx(-minus_elbo(*theta), rel=1e-9)
     gradient = slope(case, params)
-    np.testing.assert_allclose(
-        [*gradient["logit"], gradient["push"]], derivative(minus_elbo, *theta), **TIGHT
-    )
+    np.testing.assert_allclose([*gradient["logit"], gradient["push"]], derivative(minus_elbo, *theta), **TIGHT)
 
 
 def test_nested_plates_match_the_sum_by_hand():
@@ -164,9 +160,7 @@ def test_nested_plates_match_the_sum_by_hand():
             log_p = prior[on, g]
             for m, z in enumerate((first, second)):
                 log_q += log_bernoulli(z, logits[m] + push * on)
-                log_p += log_bernoulli(z, 1.4 * on - 0.5) + stats.norm.logpdf(
-                    x[g, m], 1.6 * z - 0.5 * on, 0.7
-                )
+                log_p += log_bernoulli(z, 1.4 * on - 0.5) + stats.norm.logpdf(x[g, m], 1.6 * z - 0.5 * on, 0.7)
             total += np.exp(log_q) * (log_p - log_q)
         return total
 
@@ -222,9 +216,7 @@ def test_auxiliary_site_counts_with_minus_log_q():
     assert bound(case, params) == pytest.approx(total, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("subsampled", "site"), [("subsampled_plate", "z"), ("subsampled_observations", "top")]
-)
+@pytest.mark.parametrize(("subsampled", "site"), [("subsampled_plate", "z"), ("subsampled_observations", "top")])
 def test_subsampling_keeps_the_expectation(subsampled, site):
     """Terms of a subsample, scaled by size / subsample_size, average to the terms of the whole plate."""
     case = CASES[subsampled]
@@ -337,9 +329,7 @@ def test_constraints_agree_with_both_libraries():
         pick = [getattr(source, name) for source in (laws.constraints, torch_constraints, jax_constraints)]
         ours, theirs, others = (source(*bounds) if bounds else source for source in pick)
         y = ours.forward(x)
-        np.testing.assert_allclose(
-            y, torch.distributions.transform_to(theirs)(torch.tensor(x)).numpy(), rtol=1e-12
-        )
+        np.testing.assert_allclose(y, torch.distributions.transform_to(theirs)(torch.tensor(x)).numpy(), rtol=1e-12)
         np.testing.assert_allclose(y, numpyro_transforms.biject_to(others)(x), rtol=1e-5)
         np.testing.assert_allclose(ours.inverse(y), x, rtol=1e-10)
 

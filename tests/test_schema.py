@@ -37,8 +37,7 @@ def frames(draw):
             absent = draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
             mark = None if dtype != "object" else draw(MISSING)
             values = [
-                mark if gone and row else value
-                for row, (value, gone) in enumerate(zip(values, absent, strict=True))
+                mark if gone and row else value for row, (value, gone) in enumerate(zip(values, absent, strict=True))
             ]
         columns[f"c{number}"] = pd.Series(values, dtype=dtype)
     return pd.DataFrame(columns)

@@ -75,8 +75,7 @@ def gradient(program: tuple[Any, ...], backend: str, num_samples: int = 2000) ->
 def toy_loss(logit: np.ndarray, likelihood: bool = True) -> float:
     q = sigmoid(logit)
     return sum(
-        (q if z else 1 - q)
-        * (log_bernoulli(z, q) - log_bernoulli(z, PRIOR) - likelihood * log_normal(X, MEANS[z]))
+        (q if z else 1 - q) * (log_bernoulli(z, q) - log_bernoulli(z, PRIOR) - likelihood * log_normal(X, MEANS[z]))
         for z in (0, 1)
     )
 
@@ -117,9 +116,7 @@ def with_numpy_on_jax(z):
 
 
 def with_callback(z):
-    return jax.pure_callback(
-        lambda v: np.float32(1.5) * np.float32(v), jax.ShapeDtypeStruct((), jnp.float32), z
-    )
+    return jax.pure_callback(lambda v: np.float32(1.5) * np.float32(v), jax.ShapeDtypeStruct((), jnp.float32), z)
 
 
 def with_list(z):
@@ -417,8 +414,7 @@ def test_score_term_is_neither_masked_nor_scaled(which: str, backend: str) -> No
     def loss(logit):
         q = sigmoid(logit)
         return sum(
-            (q if z else 1 - q)
-            * (factor * (log_bernoulli(z, q) - log_bernoulli(z, PRIOR)) - log_normal(X, MEANS[z]))
+            (q if z else 1 - q) * (factor * (log_bernoulli(z, q) - log_bernoulli(z, PRIOR)) - log_normal(X, MEANS[z]))
             for z in (0, 1)
         )
 

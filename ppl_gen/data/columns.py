@@ -54,9 +54,7 @@ def as_table(rows: Any, where: str) -> Any:
         twice = show(rows.columns[rows.columns.duplicated()].unique().tolist())
         raise ValueError(f"{where}: expected distinct column names; got {twice} more than once. Rename them.")
     if 0 in rows.shape:
-        raise ValueError(
-            f"{where}: expected at least one row and one column; got shape {rows.shape}. Pass some rows."
-        )
+        raise ValueError(f"{where}: expected at least one row and one column; got shape {rows.shape}. Pass some rows.")
     return rows
 
 
@@ -96,9 +94,7 @@ def factorize(column: Any, where: str) -> Factors:
     if plain.dtype.kind in "biuf":
         return Factors(*_factorize_numbers(plain), name, levels)
     if plain.dtype.kind in "mMcSV":
-        raise TypeError(
-            f"{where}: expected strings, numbers or booleans; got dtype {plain.dtype}. Convert it first."
-        )
+        raise TypeError(f"{where}: expected strings, numbers or booleans; got dtype {plain.dtype}. Convert it first.")
     return Factors(*_factorize_objects(plain.astype(object), where), name, levels)
 
 

@@ -26,9 +26,7 @@ def fingerprint(*arrays: NDArray[Any] | None, preprocessing: str = "raw") -> str
             state.update(b"|none")
             continue
         if array.dtype.hasobject:
-            raise TypeError(
-                "data.fingerprint: expected numbers or strings; got dtype object. Encode the values first."
-            )
+            raise TypeError("data.fingerprint: expected numbers or strings; got dtype object. Encode the values first.")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         state.update(f"|{little.dtype.str}{little.shape}".encode())
         state.update(little.tobytes())

@@ -27,13 +27,9 @@ def infer_levels(factors: Factors, where: str) -> list[Any]:
     kinds = {type(value) for value in values}
     if not kinds <= {str, int, float, bool}:
         names = sorted(kind.__name__ for kind in kinds - {str, int, float, bool})
-        raise TypeError(
-            f"{where}: expected strings, numbers or booleans; got {', '.join(names)}. Convert it first."
-        )
+        raise TypeError(f"{where}: expected strings, numbers or booleans; got {', '.join(names)}. Convert it first.")
     if str in kinds and len(kinds) > 1:
-        raise ValueError(
-            f"{where}: expected values of one type; got {show(values)}. Convert numbers to strings."
-        )
+        raise ValueError(f"{where}: expected values of one type; got {show(values)}. Convert numbers to strings.")
     _check_whole(values, where)
     if len(values) > MAX_LEVELS:
         advice = "Group rare strings or drop the column." if str in kinds else _REAL

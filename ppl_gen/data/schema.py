@@ -51,15 +51,12 @@ class Schema:
         names = self.names
         if not names or len(set(names)) != len(names):
             raise ValueError(
-                f"data.Schema: expected at least one variable, of distinct names; got {show(names)}. "
-                "Name each once."
+                f"data.Schema: expected at least one variable, of distinct names; got {show(names)}. Name each once."
             )
         if self.form is None:
             object.__setattr__(self, "form", "array" if names == tuple(range(len(names))) else "frame")
         elif self.form not in get_args(Form):
-            raise ValueError(
-                f"data.Schema: expected form 'array' or 'frame'; got {self.form!r}. Use one of the two."
-            )
+            raise ValueError(f"data.Schema: expected form 'array' or 'frame'; got {self.form!r}. Use one of the two.")
 
     @classmethod
     def of(cls, rows: Any) -> Schema:

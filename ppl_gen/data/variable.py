@@ -91,6 +91,4 @@ def _check_levels(variable: Variable) -> None:
         raise ValueError(f"{where}: expected distinct levels; got {show(levels)}. Name each level once.")
     if not levels or (variable.kind == "binary" and len(levels) != 2):
         count = "two levels" if variable.kind == "binary" else "at least one level"
-        raise ValueError(
-            f"{where}: expected {count}; got {show(levels)}. Use kind 'categorical' or list them all."
-        )
+        raise ValueError(f"{where}: expected {count}; got {show(levels)}. Use kind 'categorical' or list them all.")

@@ -42,9 +42,7 @@ class LogProb:
     ) -> None:
         value = np.array(value, dtype=np.float64)
         if kind not in get_args(Kind):
-            raise ValueError(
-                f"LogProb: expected kind to be one of {', '.join(get_args(Kind))}; got {kind!r}. Use one."
-            )
+            raise ValueError(f"LogProb: expected kind to be one of {', '.join(get_args(Kind))}; got {kind!r}. Use one.")
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "standard_error", _checked_error(standard_error, value.shape, kind))
         object.__setattr__(self, "kind", kind)
@@ -79,9 +77,7 @@ class LogProb:
 
     def __float__(self) -> float:
         if self.value.size != 1:
-            raise TypeError(
-                f"LogProb: expected one value for float(); got shape {self.shape}. Use .mean() or .value."
-            )
+            raise TypeError(f"LogProb: expected one value for float(); got shape {self.shape}. Use .mean() or .value.")
         return float(self.value.reshape(()))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -143,12 +139,9 @@ def _checked_error(error: ArrayLike, shape: tuple[int, ...], kind: str) -> NDArr
             "or one number."
         ) from None
     if np.any(found < 0):
-        raise ValueError(
-            f"LogProb: expected a standard error of zero or more; got {found.min()}. Pass its size."
-        )
+        raise ValueError(f"LogProb: expected a standard error of zero or more; got {found.min()}. Pass its size.")
     if kind == "exact" and np.any(found != 0):
         raise ValueError(
-            "LogProb: expected a standard error of zero for kind 'exact'; got one above it. Use kind "
-            "'estimate'."
+            "LogProb: expected a standard error of zero for kind 'exact'; got one above it. Use kind 'estimate'."
         )
     return found

@@ -46,10 +46,14 @@ class Table:
         self._num_args, self.seed = len(args), seed
         arrays = [v for v in self._values.values() if is_array(v) and len(v.shape) > 0]
         self.num_rows: int | None = int(arrays[0].shape[0]) if arrays else None
-        self._cut = [k for k, v in self._values.items() if is_array(v) and len(v.shape) > 0 and v.shape[0] == self.num_rows]
+        self._cut = [
+            k for k, v in self._values.items() if is_array(v) and len(v.shape) > 0 and v.shape[0] == self.num_rows
+        ]
         self.arrays = [self._values[key] for key in self._cut]
         if batch_size is not None and (batch_size < 1 or self.num_rows is None):
-            raise ValueError(f"batch_size: expected 1 or more rows of data to cut; got {batch_size} with {self.num_rows} rows.")
+            raise ValueError(
+                f"batch_size: expected 1 or more rows of data to cut; got {batch_size} with {self.num_rows} rows."
+            )
         self.batch_size = None if batch_size is None or batch_size >= (self.num_rows or 0) else batch_size
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
 
@@ -145,7 +149,9 @@ class Stream:
 
     def _table(self, step: int) -> Table:
         if not self.ready(step, 1):
-            raise ProgramError(f"data: expected a batch for step {step}; the iterable has ended. Pass batches with rows.")
+            raise ProgramError(
+                f"data: expected a batch for step {step}; the iterable has ended. Pass batches with rows."
+            )
         return self._ahead[step]
 
     def ready(self, step: int, count: int) -> int:
@@ -200,7 +206,9 @@ def make_source(
     if not is_stream(data):
         return Table(encode(data) if encode else data, batch_size, seed, convert)
     if batch_size is not None:
-        raise ValueError(f"batch_size: expected None, as the data come in batches; got {batch_size}. Drop it, or pass arrays.")
+        raise ValueError(
+            f"batch_size: expected None, as the data come in batches; got {batch_size}. Drop it, or pass arrays."
+        )
     return Stream(data, convert, encode)
 
 

@@ -81,7 +81,16 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
             "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
         }
         meta = dict(header["meta"])
-    except (SafetensorError, KeyError, IndexError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"checkpoint {path}: expected a file written by ppl_gen, version {VERSION}; got one that cannot be read ({error}). "
             "Train again, or give the path of another checkpoint."
@@ -102,7 +111,9 @@ def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], li
     """
     losses, pairs = state.get("losses", np.zeros((0, 0))), state.get("validation", np.zeros(0))
     if losses.ndim != 1 or pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(f"checkpoint {path}: expected losses and validation losses; got arrays of other shapes. Train again.")
+        raise ValueError(
+            f"checkpoint {path}: expected losses and validation losses; got arrays of other shapes. Train again."
+        )
     return [float(loss) for loss in losses], [(int(step), float(loss)) for step, loss in pairs]
 
 

@@ -120,9 +120,7 @@ class Conditionals:
             yield targets, log_probs
 
 
-def ensemble_log_prob(
-    network: Network, codes: NDArray[Any], orders: int = 16, seed: int = 0
-) -> tuple[Floats, Floats]:
+def ensemble_log_prob(network: Network, codes: NDArray[Any], orders: int = 16, seed: int = 0) -> tuple[Floats, Floats]:
     """Log of the mean over orders of p(row): the uniform ensemble (Goodfellow et al. 2016, eq. 20.84).
 
     It is exact for the mixture over the orders drawn. Variables that are NaN are never visited, which sums
@@ -142,9 +140,7 @@ def ensemble_log_prob(
     """
     codes = np.asarray(codes, dtype=np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(
-            f"log_prob: expected codes of shape (rows, variables); got {codes.shape}. Pass some rows."
-        )
+        raise ValueError(f"log_prob: expected codes of shape (rows, variables); got {codes.shape}. Pass some rows.")
     present, rows = ~np.isnan(codes), np.arange(len(codes))
     drawn = draw_orders(np.zeros_like(present), present, orders, seed)
     per_order = Conditionals(network).along(compact(codes), rows, drawn, "asked")

@@ -80,20 +80,38 @@ def fit(
     _check_options(steps, learning_rate, compile, patience, validation)
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
-    prepared, source = _open(model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode)
+    prepared, source = _open(
+        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
+    )
     if prepared.idle:
-        warnings.warn(f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2)
+        warnings.warn(
+            f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2
+        )
     if not prepared.program.params and steps:
-        warnings.warn("the program states no parameters: there is nothing to learn. Register networks with module().", stacklevel=2)
+        warnings.warn(
+            "the program states no parameters: there is nothing to learn. Register networks with module().",
+            stacklevel=2,
+        )
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)
         trainer = prepared.backend.Trainer(
-            prepared.program, objective or ELBO(), prepared.plan, prepared.start, optimizer, learning_rate, compile, steps
+            prepared.program,
+            objective or ELBO(),
+            prepared.plan,
+            prepared.start,
+            optimizer,
+            learning_rate,
+            compile,
+            steps,
         )
         config = {"steps": steps, "batch_size": batch_size, "num_rows": source.num_rows, "optimizer": _named(optimizer)}
         result = Fit(prepared, trainer, model, source, np.zeros(0), config)
-        held_out = None if validation is None else HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
+        held_out = (
+            None
+            if validation is None
+            else HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
+        )
         state = Running(0, steps, [], [], result)
         loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
         if warm_start:
@@ -111,7 +129,9 @@ def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, 
     if patience is not None and patience < 1:
         raise ValueError(f"patience: expected 1 evaluation or more; got {patience}.")
     if patience is not None and validation is None:
-        raise ValueError("patience: expected validation data to judge by; got none. Pass validation=, or drop patience.")
+        raise ValueError(
+            "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
+        )
 
 
 def _named(optimizer: Any) -> str:
@@ -123,7 +143,9 @@ def _named(optimizer: Any) -> str:
 def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream:
     """The validation data, of the same form as the training data."""
     if isinstance(validation, Iterator):
-        raise TypeError("validation: expected data that can be gone through again and again; got an iterator. Pass a list of batches.")
+        raise TypeError(
+            "validation: expected data that can be gone through again and again; got an iterator. Pass a list of batches."
+        )
     if knows_rows(prepared.program.guide):
         raise ProgramError(
             "validation: expected a guide that proposes from the data it is given; got the automatic one, "
@@ -161,7 +183,9 @@ def _open(
     encode: Any = None,
 ) -> tuple[Prepared, Table | Stream]:
     """Read the program on the first batch and settle which plates stand for the rows."""
-    args, kwargs = as_arguments((data[0] if data else ()) if isinstance(data, list) else () if is_stream(data) else data)
+    args, kwargs = as_arguments(
+        (data[0] if data else ()) if isinstance(data, list) else () if is_stream(data) else data
+    )
     bad = None if encode or is_stream(data) else check_data(args, kwargs)
     module = choose_backend(model, guide, args, kwargs, backend_name)
     place = module.resolve_device(device)
@@ -196,7 +220,9 @@ def _shorter(source: Table | Stream) -> Batch | None:
     return source.first(rows - 1) if rows is not None and rows > 1 else None
 
 
-def _followers(backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True) -> tuple[set[str], list[Latent]]:
+def _followers(
+    backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True
+) -> tuple[set[str], list[Latent]]:
     """(plates whose size follows the number of rows, the model's latents)."""
     sizes, latents = backend.survey(program, first, guide=guide)
     if shorter is None:
@@ -210,10 +236,14 @@ def _followers(backend: Any, program: Any, first: Batch, shorter: Batch | None, 
 
 
 def _length(batch: Batch) -> int | None:
-    return next((v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None)
+    return next(
+        (v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None
+    )
 
 
-def _automatic(model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str) -> Any:
+def _automatic(
+    model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str
+) -> Any:
     """A mean-field guide for the model's latents; none where there are none."""
     program = backend.Program(model, no_guide, seed=seed, device=device)
     try:
@@ -277,7 +307,9 @@ def load(path: Any, model: Any, guide: Any = None) -> Fit:
     guide = getattr(model, "guide", None) if guide is None else guide
     facts = _facts(path, meta)
     data = example["kwargs"] or tuple(example["args"])
-    prepared, source = _open(model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"])
+    prepared, source = _open(
+        model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"]
+    )
     prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
     losses, validation = files.history(path, arrays)
     with prepared.session():

@@ -79,7 +79,11 @@ def loop(
         while state.step < state.steps and not state.stop:
             losses = _advance(state, trainer, source, (every, saves, judge))
             last = state.step == state.steps or not len(losses)
-            value = _validate(state, trainer, held_out) if held_out is not None and (last or state.step % judge == 0) else None
+            value = (
+                _validate(state, trainer, held_out)
+                if held_out is not None and (last or state.step % judge == 0)
+                else None
+            )
             _sync(state)
             bar.update(losses, value)
             state.stop = _enough(state, patience) or not len(losses)
@@ -105,7 +109,9 @@ def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) 
     until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
     count = source.ready(state.step, until - state.step)
     if not count:
-        warnings.warn(f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4)
+        warnings.warn(
+            f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
+        )
         return np.zeros(0)
     losses: np.ndarray = trainer.steps(source, state.step, count)
     state.losses += [float(loss) for loss in losses]

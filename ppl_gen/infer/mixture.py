@@ -134,9 +134,7 @@ class Mixture:
         k = draw_levels(np.exp(self.log_weights[rows]), rng)
         return self.conditionals.complete(codes, rows, k, self.orders, rng)
 
-    def _estimate(
-        self, row: int, num_samples: int, rng: np.random.Generator, mean: Floats, error: Floats
-    ) -> None:
+    def _estimate(self, row: int, num_samples: int, rng: np.random.Generator, mean: Floats, error: Floats) -> None:
         total, square = np.zeros_like(mean), np.zeros_like(mean)
         rows = np.full(num_samples, row)
         for block in blocks(num_samples, self.codes.shape[1]):

@@ -62,13 +62,9 @@ def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int) -> Order
         ValueError: `num_orders` is not a positive whole number.
     """
     if isinstance(num_orders, bool) or not isinstance(num_orders, int | np.integer) or num_orders < 1:
-        raise ValueError(
-            f"query: expected orders to be a whole number of one or more; got {num_orders!r}. Use 16."
-        )
+        raise ValueError(f"query: expected orders to be a whole number of one or more; got {num_orders!r}. Use 16.")
     states, pattern = np.unique(given + 2 * asked.astype(np.int8), axis=0, return_inverse=True)
-    drawn = [
-        _draw(np.flatnonzero(state == 1), np.flatnonzero(state == 2), num_orders, seed) for state in states
-    ]
+    drawn = [_draw(np.flatnonzero(state == 1), np.flatnonzero(state == 2), num_orders, seed) for state in states]
     num_variables = given.shape[1]
     order = np.full((len(states), max(map(len, drawn)), num_variables), -1, dtype=np.int16)
     rank = np.full_like(order, num_variables)

@@ -62,9 +62,7 @@ def condition(
         asked = ~known
         columns = np.flatnonzero(asked[0]) if one_row else np.arange(len(schema))
         if not asked.any():
-            raise ValueError(
-                "query: expected a variable to ask for; got evidence on all. Leave one out of `given`."
-            )
+            raise ValueError("query: expected a variable to ask for; got evidence on all. Leave one out of `given`.")
     else:
         columns = _columns_of(of, schema, known)
         asked[:, columns] = True
@@ -80,17 +78,11 @@ def _columns_of(of: Sequence[Name], schema: Schema, known: Bools) -> Ints:
         raise TypeError(f"query: expected a list of names; got {of!r}. Write [{of!r}].")
     names = list(of)
     if not names:
-        raise ValueError(
-            "query: expected at least one name in `of`; got none. Leave `of` out to ask for all the rest."
-        )
+        raise ValueError("query: expected at least one name in `of`; got none. Leave `of` out to ask for all the rest.")
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"query: expected distinct names in `of`; got {show(twice)} more than once. Name each once."
-        )
+        raise ValueError(f"query: expected distinct names in `of`; got {show(twice)} more than once. Name each once.")
     if unknown := [name for name in names if name not in schema.names]:
-        raise ValueError(
-            f"query: expected names among {show(schema.names)}; got {show(unknown)}. Use one of them."
-        )
+        raise ValueError(f"query: expected names among {show(schema.names)}; got {show(unknown)}. Use one of them.")
     columns = np.array([schema.index(name) for name in names], dtype=np.intp)
     if both := [name for name, column in zip(names, columns, strict=True) if known[:, column].any()]:
         raise ValueError(
@@ -186,9 +178,7 @@ class Conditional:
             ValueError: `n` is not a positive whole number.
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(
-                f"query.sample: expected n to be a whole number of one or more; got {n!r}. Use 1000."
-            )
+            raise ValueError(f"query.sample: expected n to be a whole number of one or more; got {n!r}. Use 1000.")
         rows = np.tile(np.arange(len(self)), n)
         codes = self._mixture.sample(rows, np.random.default_rng(seed))[:, self._columns]
         if self._schema.form == "array":
@@ -209,9 +199,7 @@ class Conditional:
             ValueError: fewer than two samples.
         """
         if num_samples < 2:
-            raise ValueError(
-                f"query.marginals: expected num_samples of two or more; got {num_samples}. Use 1000."
-            )
+            raise ValueError(f"query.marginals: expected num_samples of two or more; got {num_samples}. Use 1000.")
         mean, error = self._mixture.marginals(num_samples, np.random.default_rng(seed))
         exact = bool(self._mixture.few.all())
         self._notes["marginals"] = {

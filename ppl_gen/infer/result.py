@@ -31,7 +31,9 @@ class Fit:
         seed: of everything random.
     """
 
-    def __init__(self, prepared: Prepared, trainer: Any, model: Any, source: Any, losses: np.ndarray, config: dict[str, Any]) -> None:
+    def __init__(
+        self, prepared: Prepared, trainer: Any, model: Any, source: Any, losses: np.ndarray, config: dict[str, Any]
+    ) -> None:
         self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
         self.losses, self.config = losses, config
         self.validation_losses: list[tuple[int, float]] = []
@@ -102,9 +104,15 @@ class Fit:
         """
         if self._answers_queries:
             drawn = self.query(given=given).sample(n, seed=seed)
-            return drawn[:, 0] if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping)) else drawn
+            return (
+                drawn[:, 0]
+                if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping))
+                else drawn
+            )
         if given is not None:
-            raise ValueError("sample: expected no evidence, as this program answers no queries. Condition the program itself.")
+            raise ValueError(
+                "sample: expected no evidence, as this program answers no queries. Condition the program itself."
+            )
         if self._by_rows and isinstance(self._source, Table) and self._source.num_rows:
             rows = np.arange(n) % self._source.num_rows
             batch = self._source.build(self._source.arrays, rows)
@@ -205,7 +213,10 @@ class Fit:
 
     def write(self, path: Any, state: Arrays) -> None:
         """Write this training state with the losses so far."""
-        history = {"losses": np.array(self.losses, dtype=np.float64), "validation": np.reshape(self.validation_losses, (-1, 2))}
+        history = {
+            "losses": np.array(self.losses, dtype=np.float64),
+            "validation": np.reshape(self.validation_losses, (-1, 2)),
+        }
         checkpoint.write(path, state | history, self.meta(), template(self._source))
 
     def meta(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.distributions import core
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.program import Batch
@@ -197,7 +198,11 @@ class Trainer:
             for i, one in enumerate(chunk):
                 if rows is not None:
                     rows[i] = one
-            shapes = (None if rows is None else rows.shape, *((a.shape, str(a.dtype)) for a in arrays))
+            shapes = (
+                constants(source, arrays),
+                None if rows is None else rows.shape,
+                *((a.shape, str(a.dtype)) for a in arrays),
+            )
             if shapes not in self._loops:
                 self._loops[shapes] = jax.jit(lambda state, arrays, rows, n: self._many(source, state, arrays, rows, n))
             values, losses, good = self._loops[shapes](self.values, arrays, rows, len(chunk))
@@ -282,6 +287,12 @@ class Trainer:
         self.values = jax.tree.unflatten(tree, leaves)
 
 
+def constants(source: Any, arrays: Any) -> str:
+    """What a compiled loop has burnt in: the batch's arguments that are no arrays."""
+    batch = source.build(arrays, None)
+    return repr([v for v in (*batch.args, *batch.kwargs.values()) if not isinstance(v, jax.Array | np.ndarray)])
+
+
 def _path(path: Any) -> str:
     return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
 
@@ -312,7 +323,7 @@ def blame(program: Program, state: State, batch: Batch) -> str:
         log_prob = np.asarray(msg["fn"].log_prob(msg["value"]))
         if not found and not np.isfinite(log_prob).all():
             worst = log_prob[~np.isfinite(log_prob)].flat[0]
-            what = f"the log density of {type(msg['fn']).__name__}"
+            what = f"the log density of {type(core(msg['fn'])).__name__}"
             found.append(f"site '{msg['name']}' ({role}): expected {what} to be finite; got {worst}")
 
     program.run(state.params, state.buffers, state.key, batch, observer=look)

@@ -72,6 +72,7 @@ def resolve_device(device: str) -> str:
 def array(value: Any, device: str = "cpu") -> Any:
     """NumPy arrays as tensors of the default float or integer type; all else as it is."""
     if isinstance(value, np.ndarray):
+        value = value if value.flags.writeable else value.copy()  # torch warns of read-only memory
         if value.dtype.kind == "f":
             return torch.as_tensor(value, dtype=torch.get_default_dtype(), device=device)
         if value.dtype.kind in "iu":

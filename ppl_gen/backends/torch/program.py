@@ -47,7 +47,7 @@ class Program:
         self._initial: dict[str, Tensor] = {}
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
-        self._theirs: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, the user's data)
+        self._theirs: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}  # id -> (it, the user's data and gradient)
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -85,13 +85,14 @@ class Program:
         """Put our data into the user's tensor until the session ends."""
         if id(tensor) in self._theirs:
             return
-        self._theirs[id(tensor)] = (tensor, tensor.data)
+        self._theirs[id(tensor)] = (tensor, tensor.data, tensor.grad)
+        tensor.grad = None
         tensor.data = tensor.data.clone().to(self.device) if data is None else data
 
     def _return_tensors(self) -> None:
-        for tensor, data in self._theirs.values():
+        for tensor, data, gradient in self._theirs.values():
             self._ours[id(tensor)] = (tensor, tensor.data)
-            tensor.data = data
+            tensor.data, tensor.grad = data, gradient
         self._theirs.clear()
 
     @contextmanager
@@ -109,6 +110,12 @@ class Program:
             for buffer in module._buffers.values():
                 if buffer is not None:
                     self._borrow(buffer)
+
+    def forget_runs(self) -> None:
+        """Give the networks' buffers the user's values again, as if nothing had run."""
+        for buffer in self.buffers.values():
+            if id(buffer) in self._theirs:
+                buffer.copy_(self._theirs[id(buffer)][1])
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -190,7 +197,7 @@ class Program:
 
     def write_back(self, params: Mapping[str, Tensor]) -> None:
         """Let the user's own networks keep what was learned. Call inside a session."""
-        for tensor, data in self._theirs.values():
+        for tensor, data, _ in self._theirs.values():
             data.copy_(tensor.data)
 
     # -- runs ----------------------------------------------------------------------------------------------------

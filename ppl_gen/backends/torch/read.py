@@ -31,6 +31,7 @@ def read(program: Program, batch: Batch) -> Facts:
         _first_run(program, batch)
     program.open = False
     facts = _follow(program, batch)
+    program.forget_runs()
     torch.random.set_rng_state(state)
     return facts
 
@@ -61,6 +62,7 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, in
     state = torch.random.get_rng_state()
     with program.discovering():
         program.run(batch, observer=look, guide=guide)
+    program.forget_runs()
     torch.random.set_rng_state(state)
     return sizes, latents
 

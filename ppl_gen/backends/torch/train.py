@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import Batch
 
+MAX_GRAPHS = 4  # shapes of batches that are worth a graph
 Tree = dict[str, dict[str, Tensor]]
 
 
@@ -84,7 +86,7 @@ class Trainer:
         if self.baseline_leaves:
             self.optimizers.append(torch.optim.Adam(self.baseline_leaves, lr=1e-3, fused=_fused(self.baseline_leaves)))
         self._graphs: dict[Any, Any] = {}
-        self._first: Any = None
+        self._seen: Counter[Any] = Counter()
         self.how = "eager, as asked" if compile is False else "eager"
         if plan.facts.eager and compile is not False:
             self.how = f"eager, as values leave torch at {plan.facts.eager}"
@@ -166,12 +168,11 @@ class Trainer:
         step, given = self._step_on(batch)
         if not self._capturing:
             return step(*given)
-        key = (batch.scale, *((tuple(a.shape), a.dtype) for a in given))
-        if self._first is None:
-            self._first = key
-        if key != self._first:  # the odd last batch
-            return step(*given)
+        key = (batch.scale, constants(batch), *((tuple(a.shape), a.dtype) for a in given))
+        self._seen[key] += 1
         new = key not in self._graphs
+        if new and len(self._seen) > 1 and (self._seen[key] < 10 or len(self._graphs) >= MAX_GRAPHS):
+            return step(*given)  # the odd last batch
         if new:
             self._graphs[key] = self._capture(step, given)
             check = True
@@ -344,6 +345,11 @@ def split_batch(batch: Batch) -> tuple[list[Tensor], Callable[[list[Tensor]], Ba
         return Batch(tuple(full[: len(batch.args)]), kwargs, batch.scale, full[-1])
 
     return [values[place] for place in places], join
+
+
+def constants(batch: Batch) -> str:
+    """What a graph of this batch has burnt in: the arguments that are no tensors."""
+    return repr([v for v in (*batch.args, *batch.kwargs.values()) if not isinstance(v, Tensor)])
 
 
 def blame(program: Program, batch: Batch) -> str:
