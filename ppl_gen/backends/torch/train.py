@@ -17,7 +17,6 @@ from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import Batch
 
-MAX_GRAPHS = 4  # shapes of batches that are worth a graph
 Tree = dict[str, dict[str, Tensor]]
 
 
@@ -171,7 +170,7 @@ class Trainer:
         key = (batch.scale, constants(batch), *((tuple(a.shape), a.dtype) for a in given))
         self._seen[key] += 1
         new = key not in self._graphs
-        if new and len(self._seen) > 1 and (self._seen[key] < 10 or len(self._graphs) >= MAX_GRAPHS):
+        if new and self._seen[key] <= max((self._seen[other] for other in self._graphs), default=0):
             return step(*given)  # the odd last batch
         if new:
             self._graphs[key] = self._capture(step, given)
