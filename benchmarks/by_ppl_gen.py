@@ -11,13 +11,18 @@ from ppl_gen import infer, models
 
 
 class Contender:
-    """A run of `run_length` steps that is stopped after those which are timed; see `step_time.Contender`."""
+    """A run of `run_length` steps that is stopped after those which are timed; see `step_time.Contender`.
+
+    Attributes:
+        how: how its steps were taken, in the words of the fit.
+    """
 
     def __init__(
         self, workload: Workload, x: Any, seed: int, backend: str, run_length: int, compile: Any = "auto"
     ) -> None:
         built = {"vae": models.VAE(PIXELS, 20, (400,)), "belief_net": models.SigmoidBeliefNet(PIXELS, (200, 200))}
         self._model, self._x, self._batch = built[workload.name], x, workload.batch
+        self.how = ""
         self._options = {"backend": backend, "seed": seed, "steps": run_length, "compile": compile}
 
     def run(self, warm: int, steps: int) -> tuple[float, float, float]:
@@ -37,5 +42,6 @@ class Contender:
             progress=False,
             **self._options,
         )
+        self.how = next((line for line in fit.summary().splitlines() if line.startswith("steps:")), "")
         loss = fit.losses[warm:].mean() / len(self._x)
         return marks[warm] - marks[0], (marks[warm + steps] - marks[warm]) / steps, float(loss)

@@ -17,7 +17,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 OURS = "ppl_gen"
 
@@ -36,7 +36,7 @@ class Row:
 
     backend: str
     name: str
-    contender: Contender
+    contender: Any
     start: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in range(options.rounds):
             for row in rows:
                 row.measure(warm, steps)
-        print(f"\n{workload.title}\n{table(rows)}", flush=True)
+        how = [f"{row.backend} {row.name}: {row.contender.how}" for row in rows if row.name == OURS]
+        print("\n".join(["", workload.title, table(rows), *how]), flush=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,7 +98,7 @@ def prepare_threads(threads: int) -> None:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 
 
-def contenders(workload, x, options) -> list[Row]:
+def contenders(workload: Any, x: Any, options: argparse.Namespace) -> list[Row]:
     """All that run on the backends asked for."""
     import by_ppl_gen
 

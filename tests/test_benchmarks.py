@@ -34,8 +34,8 @@ def test_quick_benchmark_prints_every_contender_at_the_same_loss(backend):
     head, vae, net = printed.split("\n\n")
     assert re.search(r"^\d{4}-\d\d-\d\d, .*cores", head) and "threads 1" in head and "seed 0" in head
     for title, block in (("VAE", vae), ("sigmoid belief net", net)):
-        first, _, *lines = block.strip().splitlines()
-        assert first.startswith(title)
+        first, _, *lines, how = block.strip().splitlines()
+        assert first.startswith(title) and how.startswith(f"{backend} ppl_gen: steps: ")
         cells = [re.split(r"\s{2,}", line) for line in lines]
         for name, row in zip(ROWS[backend], cells, strict=True):
             assert row[0] == backend and row[1].startswith(name)
@@ -51,7 +51,7 @@ def test_gradient_bias_prints_unbiased_gradients_of_ppl_gen():
     pytest.importorskip("pyro")
     pytest.importorskip("numpyro")
     printed = run("gradient_bias.py", "--samples", "600")
-    distances = {"ppl_gen": [], "Trace": []}
+    distances: dict[str, list[float]] = {"ppl_gen": [], "Trace": []}
     for line in printed.splitlines():
         if found := re.search(r"(ppl_gen|Trace).* off by ([\d.]+) standard errors", line):
             distances[found[1]].append(float(found[2]))
