@@ -435,8 +435,8 @@ def test_a_seed_means_one_result_in_every_process(backend: str) -> None:
 
 
 def test_another_seed_means_another_result() -> None:
-    runs = [quick(bits, bits_proposal, BITS, backend="torch", seed=seed).losses for seed in (0, 1)]
-    assert not np.array_equal(*runs)
+    first, second = (quick(bits, bits_proposal, BITS, backend="torch", seed=seed).losses for seed in (0, 1))
+    assert not np.array_equal(first, second)
 
 
 # -- what a fit can do -----------------------------------------------------------------------------------------------
@@ -541,7 +541,7 @@ def test_warm_start_writes_back_and_goes_on(xy: tuple[np.ndarray, np.ndarray]) -
     before = contents(net)
     fit = quick(network_model(net), data=data, backend="torch", warm_start=True)
     assert contents(net) != before and contents(net) == contents(fit.module("net"))
-    assert int(net[1].num_batches_tracked) == 4  # type: ignore[arg-type, index]
+    assert int(net[1].num_batches_tracked) == 4  # type: ignore[index]
     after = infer.fit(network_model(net), data=data, backend="torch", steps=0)
     np.testing.assert_array_equal(after.params["net.0.weight"], fit.params["net.0.weight"])
 
@@ -617,7 +617,7 @@ def nothing_left_behind() -> Iterator[None]:
 def test_a_fit_leaves_nothing_behind_on_torch(ending: str, xy: tuple[np.ndarray, np.ndarray]) -> None:
     net, offset, calls = small_net(), torch.nn.Parameter(torch.tensor(0.5)), itertools.count()
     net.eval()
-    net[0].train()
+    net[0].train()  # type: ignore[index]
     offset.grad = torch.tensor(7.0)
     armed: list[bool] = []
 
