@@ -205,20 +205,21 @@ class Trainer:
             )
             if shapes not in self._loops:
                 self._loops[shapes] = jax.jit(lambda state, arrays, rows, n: self._many(source, state, arrays, rows, n))
-            values, losses, good = self._loops[shapes](self.values, arrays, rows, len(chunk))
+            loop = self._loops[shapes]
+            values, losses, good = loop(self.values, arrays, rows, len(chunk))
+            if int(good) < len(chunk):  # go back, and only as far as all was well
+                values, _, _ = loop(self.values, arrays, rows, int(good))
             return values, np.asarray(losses), int(good)
         except LEAVES_TRACER as error:
             raise refusal(self.plan, error) from error
 
     def _many(self, source: Any, state: State, arrays: Any, rows: Any, count: Array) -> tuple[State, Array, Array]:
-        """Up to CHUNK steps in one loop on the device; stops moving at the first that is not finite."""
+        """Up to CHUNK steps in one loop on the device: (state, losses, how many were finite from the first on)."""
 
         def body(i: Array, carry: Any) -> Any:
             state, losses, good = carry
             new, loss, finite = self._advance(state, source.build(arrays, None if rows is None else rows[i]))
-            go = finite & (good == i)
-            kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new, state)
-            return kept, losses.at[i].set(loss), good + go
+            return new, losses.at[i].set(loss), good + (finite & (good == i))
 
         start = (state, jnp.zeros(CHUNK), jnp.zeros((), jnp.int32))
         return jax.lax.fori_loop(0, count, body, start)
@@ -246,18 +247,18 @@ class Trainer:
         error.losses = np.array(losses)
         raise error
 
-    def loss(self, batch: Batch) -> float:
-        """The objective's value on `batch`, always with the same random numbers; the state does not change."""
+    def loss(self, batch: Batch, draw: int = 0) -> float:
+        """The objective's value on `batch`; one `draw` always means the same random numbers."""
         if not self.jitted:
-            return float(self._value(self.values, batch))
+            return float(self._value(self.values, batch, draw))
         arguments, join = split_batch(batch)
         shapes = ("loss", *((a.shape, str(a.dtype)) for a in arguments.arrays))
         if shapes not in self._loops:
-            self._loops[shapes] = jax.jit(lambda state, given: self._value(state, join(given)))
-        return float(self._loops[shapes](self.values, arguments))
+            self._loops[shapes] = jax.jit(lambda state, given, draw: self._value(state, join(given), draw))
+        return float(self._loops[shapes](self.values, arguments, draw))
 
-    def _value(self, state: State, batch: Batch) -> Array:
-        key = jax.random.key(self.program.seed)
+    def _value(self, state: State, batch: Batch, draw: Any) -> Array:
+        key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
         return evaluate(self.program, self.objective, self.plan, state, key, batch).value
 
     def current_params(self) -> dict[str, Array]:

@@ -156,9 +156,9 @@ class Trainer:
                 join(list(inputs[len(inputs) - len(arrays) :])),
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
-            peaks = torch._foreach_norm([loss.value.detach(), *found], torch.inf)
+            sums = [loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)]
             fresh = [v.detach() for leaves in loss.averages.values() for v in leaves.values()]
-            return [loss.value.detach(), torch.isfinite(torch.stack(peaks)).all(), *found, *fresh]
+            return [loss.value.detach(), torch.isfinite(torch.stack(sums)).all(), *found, *fresh]
 
         return step, given
 
@@ -246,11 +246,11 @@ class Trainer:
     def final(self) -> None:
         """The state `draw` needs beyond the program: none."""
 
-    def loss(self, batch: Batch) -> float:
-        """The objective's value on `batch` in evaluation mode, always with the same random numbers."""
+    def loss(self, batch: Batch, draw: int = 0) -> float:
+        """The objective's value on `batch` in evaluation mode; one `draw` always means the same random numbers."""
         devices = [torch.cuda.current_device()] if self.program.device.startswith("cuda") else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices), self.program.evaluating():
-            torch.manual_seed(self.program.seed)
+            torch.manual_seed(self.program.seed + draw)
             return float(evaluate(self.program, self.objective, self.plan, self.weights, self.averages, batch).value)
 
     def state(self) -> dict[str, np.ndarray]:
