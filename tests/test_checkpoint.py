@@ -36,7 +36,13 @@ def guide(x: Any) -> None:
 
 def trained(backend: str, path: Any = None, **options: Any) -> infer.Fit:
     """Two batches a pass; with validation, so that the best state is kept and stored."""
-    given: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "learning_rate": 0.05, "validation": X[:5], "seed": 3} | options
+    given: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": 8,
+        "learning_rate": 0.05,
+        "validation": X[:5],
+        "seed": 3,
+    } | options
     return infer.fit(model, guide, X, backend=backend, checkpoint=path, **given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
 from ppl_gen.objectives import ELBO
-from ppl_gen.program import Batch
+from ppl_gen.program import PARAM, Batch
 
 
 def _read(
@@ -36,6 +37,7 @@ def plan(
     num_particles: int = 1,
     backend: str | None = None,
     seed: int = 0,
+    measure: bool = False,
 ) -> Plan:
     """Which gradient estimator each latent site gets, and why, without training.
 
@@ -47,6 +49,8 @@ def plan(
         num_particles: draws per step.
         backend: "torch" or "jax"; None notices it.
         seed: of the first run.
+        measure: estimate each site's gradient variance too, from 200 single-step gradients at the initial parameters:
+            the sum over the components of all parameters that reach the site's distribution in the guide.
 
     Returns:
         The plan; `print` shows it as a table.
@@ -54,9 +58,20 @@ def plan(
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
     """
-    return _read(model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed)[
-        0
-    ].plan
+    prepared, batch = _read(
+        model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed
+    )
+    if measure:
+        with backends.tripwire(prepared.backend.name):
+            draws = prepared.backend.sample_gradients(
+                prepared.program, ELBO(), prepared.plan, prepared.start, batch, 200, seed
+            )
+        spread = {PARAM + name: float(values.var(0, ddof=1).sum()) for name, values in draws.items()}
+        for name, row in prepared.plan.rows.items():
+            reach = prepared.plan.facts.sites["guide", name].reach
+            variance = sum(spread[source] for source in reach if source in spread)
+            prepared.plan.rows[name] = replace(row, variance=variance)
+    return prepared.plan
 
 
 def gradient(
