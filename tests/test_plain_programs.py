@@ -142,6 +142,6 @@ def test_the_program_is_valid_for_numpyro_itself(make: Callable[[], Any]) -> Non
     program = make()
     graph = "Score" in program.expected.values()
     elbo = numpyro.infer.TraceGraph_ELBO() if graph else numpyro.infer.Trace_ELBO()
-    svi = numpyro.infer.SVI(program.model, program.guide, numpyro.optim.PyroOptim(torch.optim.Adam, 0.02), elbo)
+    svi = numpyro.infer.SVI(program.model, program.guide, numpyro.optim.Adam(0.02), elbo)
     result = svi.run(jax.random.key(0), 3, *program.args, progress_bar=False, **program.kwargs)
     assert np.isfinite(np.asarray(result.losses)).all()
