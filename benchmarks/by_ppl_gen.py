@@ -7,7 +7,7 @@ from typing import Any
 
 from workloads import LEARNING_RATE, PIXELS, Workload
 
-from ppl_gen import infer, models
+from ppl_gen import estimators, infer, models
 
 
 class Contender:
@@ -18,12 +18,21 @@ class Contender:
     """
 
     def __init__(
-        self, workload: Workload, x: Any, seed: int, backend: str, run_length: int, compile: Any = "auto"
+        self,
+        workload: Workload,
+        x: Any,
+        seed: int,
+        backend: str,
+        run_length: int,
+        compile: Any = "auto",
+        baselines: bool = True,
     ) -> None:
         built = {"vae": models.VAE(PIXELS, 20, (400,)), "belief_net": models.SigmoidBeliefNet(PIXELS, (200, 200))}
         self._model, self._x, self._batch = built[workload.name], x, workload.batch
         self.how = ""
         self._options = {"backend": backend, "seed": seed, "steps": run_length, "compile": compile}
+        if not baselines:
+            self._options["estimators"] = {"*": estimators.Score(baseline=estimators.Constant(0.0))}
 
     def run(self, warm: int, steps: int) -> tuple[float, float, float]:
         """(seconds before the first timed step, seconds per step, loss per row in nats)."""

@@ -120,6 +120,9 @@ def contenders(workload: Any, x: Any, options: argparse.Namespace) -> list[Row]:
 
         note = ", no baselines" if workload.name == "belief_net" else ""
         rows.append(Row("jax", OURS, by_ppl_gen.Contender(*common, "jax", length)))
+        if note:  # the same work as NumPyro's
+            bare = by_ppl_gen.Contender(*common, "jax", length, baselines=False)
+            rows.append(Row("jax", f"{OURS}{note}", bare))
         rows.append(Row("jax", f"NumPyro SVI, {elbo(workload.name)}{note}", by_numpyro.Contender(*common)))
         rows.append(Row("jax", "by hand, jitted scan", by_jax.Contender(*common)))
     return rows
