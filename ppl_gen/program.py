@@ -6,7 +6,7 @@ Everything here is plain data and pure functions; the backends fill it in, the p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,6 +46,12 @@ class Choice(NamedTuple):
     """Stands among fixed values for the value of that number of a finite site, at every batch element."""
 
     number: int
+
+
+class Draw(NamedTuple):
+    """Stands among fixed values for a value made from a finite site's log masses and uniform noise, both (..., levels)."""
+
+    make: Callable[[object, object], object]
 
 
 def assignments(sizes: Mapping[str, int]) -> list[dict[str, Choice]]:
@@ -105,12 +111,14 @@ class Facts:
         params: names of the parameters.
         mixes: (latent, term, plate) where an element of the latent moves other elements of the term in that plate.
         eager: why the program cannot be captured (a Python branch on a latent, ...); None where it can.
+        relaxable: binary latents along whose value, taken as a real number, every cost is differentiable.
     """
 
     sites: Mapping[Term, Site]
     params: tuple[str, ...] = ()
     mixes: frozenset[tuple[str, Term, str]] = frozenset()
     eager: str | None = None
+    relaxable: frozenset[str] = frozenset()
 
     def latents(self) -> Iterable[Site]:
         """The guide's random choices, in order."""
@@ -174,6 +182,9 @@ class Run:
         terms: term -> + log p or - log q, scaled and masked, nats; only plate dimensions are left.
         logq: latent site -> log q, unscaled and unmasked, nats; only plate dimensions are left.
         inputs: latent site -> parameters of its distribution, batch + features, detached; None where there are none.
+        masses: cut finite site -> function giving its live log masses, batch + event + (levels,).
+        parameters: cut site -> function giving its distribution's live parameters by name, broadcast to batch + event.
+        factors: term -> plate -> what the plate multiplies the term by (rows left out, in a batch or a subsample).
         records: every sample and deterministic site of the model -> value.
         buffers: state the program itself carries from run to run (running averages of a network).
     """
@@ -182,6 +193,9 @@ class Run:
     terms: dict[Term, object] = field(default_factory=dict)
     logq: dict[str, object] = field(default_factory=dict)
     inputs: dict[str, object] = field(default_factory=dict)
+    masses: dict[str, Callable[[], object]] = field(default_factory=dict)
+    parameters: dict[str, Callable[[], Mapping[str, object]]] = field(default_factory=dict)
+    factors: dict[Term, dict[str, float]] = field(default_factory=dict)
     records: dict[str, object] = field(default_factory=dict)
     buffers: dict[str, object] = field(default_factory=dict)
 

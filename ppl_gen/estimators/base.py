@@ -4,14 +4,72 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ppl_gen.program import Facts, Site
+from ppl_gen.program import Draw, Facts, Run, Site
 
 Array = Any
 Arrays = dict[str, Array]
+
+
+class Estimate(NamedTuple):
+    """What an estimator gives for one site.
+
+    Attributes:
+        surrogate: scalar whose gradient is the site's part of the gradient of what is maximised.
+        loss: scalar that trains the estimator's own weights; None without weights.
+        averages: its running averages after this step.
+    """
+
+    surrogate: Array
+    loss: Array | None
+    averages: Arrays
+
+
+class View(Protocol):
+    """What an estimator sees of a step: one site, its particles' runs, and the means to try other values.
+
+    A *signal* is what is maximised, in nats, as far as the site moves it: an array shaped like the site's log q (an
+    event is one element; a plate whose elements mix is summed). It never carries a gradient.
+
+    Attributes:
+        xp: array namespace with `stop_gradient`.
+        site: the site.
+        runs: one per particle.
+        share: weight of one particle's surrogate in the step's.
+        weights: the estimator's own, for this site.
+        averages: likewise.
+    """
+
+    xp: Any
+    site: Site
+    runs: list[Run]
+    share: float
+    weights: Arrays
+    averages: Arrays
+
+    def signal(self, particle: int, run: Run | None = None) -> Array:
+        """The signal, of the particle's own run or as if `run` had been the particle's."""
+
+    def others(self, particle: int) -> Array:
+        """What the other particles alone would expect the signal to be; there are two or more."""
+
+    def again(self, particle: int, value: Array) -> Run:
+        """The particle's run with the site's value replaced, and all that depends on it drawn afresh."""
+
+    def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
+        """(signal, its sum's derivative by `value`) of such a run at a real `value`, shaped (log q, value).
+
+        Everything that depends on the value is drawn afresh, as relaxed values where it is binary.
+        """
+
+    def uniform(self, particle: int, like: Array) -> Array:
+        """Fresh uniform noise in (0, 1), shaped like `like`."""
+
+    def expand(self, signal: Array) -> Array:
+        """A signal with the site's event dimensions appended, to be held against values."""
 
 
 class Estimator(ABC):
@@ -21,7 +79,7 @@ class Estimator(ABC):
         unbiased: whether the estimate's mean is the gradient.
         needs: what a site must offer.
         source: where the estimator comes from.
-        cuts: whether values of the site pass no gradient, and log q carries it instead.
+        cuts: whether values of the site pass no gradient, and `estimate` makes up for it.
     """
 
     unbiased: ClassVar[bool]
@@ -37,28 +95,21 @@ class Estimator(ABC):
         """Runs of the program per particle."""
         return 1
 
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+        """(weights that are trained, running averages) to begin with, NumPy arrays."""
+        return {}, {}
+
+    def draw(self) -> Draw | None:
+        """How the site's value is drawn where not by its own sampler."""
+        return None
+
+    def estimate(self, view: View) -> Estimate | None:
+        """The site's part of the gradient; None where it is all in the value's own path or in log q's weight."""
+        return None
+
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
         return f"{type(self).__name__}({options})"
-
-
-class ScoreEstimator(Estimator):
-    """An estimator of the form (signal - baseline) grad log q; subclasses say what the baseline is.
-
-    Signals, in nats, are the sums of the cost terms the site moves, one array per particle, shaped like log q.
-    """
-
-    cuts = True
-
-    def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
-        """(weights that are trained, running averages) to begin with; `num_features` is None for a lone element."""
-        return {}, {}
-
-    @abstractmethod
-    def advantages(
-        self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array | None, Arrays]:
-        """(signal - baseline for each particle, loss that trains the weights if any, new averages)."""
 
 
 class Baseline(ABC):
@@ -84,6 +135,15 @@ class Baseline(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
         return f"{type(self).__name__}({options})"
+
+
+def weighted_score(view: View, gaps: Sequence[Array]) -> Array:
+    """Sum over particles of (signal - baseline) log q."""
+    terms = [
+        view.xp.sum(run.logq[view.site.name] * view.xp.stop_gradient(gap))
+        for run, gap in zip(view.runs, gaps, strict=True)
+    ]
+    return view.share * sum(terms[1:], terms[0])
 
 
 def refuse_moving_support(site: Site) -> str | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from ppl_gen.estimators.base import Array, Arrays, ScoreEstimator, refuse_moving_support
+from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_moving_support, weighted_score
 from ppl_gen.program import Facts, Site
 
 
-class LeaveOneOut(ScoreEstimator):
-    """Each particle's signal is held against the mean of the others', which it did not influence.
+class LeaveOneOut(Estimator):
+    """Each particle's signal is held against what the others alone would give, which it did not influence.
 
-    Needs ``num_particles >= 2``; there is nothing to learn.
+    Needs ``num_particles >= 2``; there is nothing to learn. Under the ELBO the baseline is the mean of the others'
+    signals (RLOO); under an importance-weighted bound it is the bound with their geometric mean in the particle's
+    place (VIMCO).
 
-    Source: Salimans & Knowles 2014; Kool et al. 2019 (RLOO).
+    Source: Kool et al. 2019 (RLOO); Mnih & Rezende 2016 (VIMCO).
 
     Example:
         >>> LeaveOneOut().unbiased
@@ -23,7 +22,8 @@ class LeaveOneOut(ScoreEstimator):
 
     unbiased = True
     needs = "two particles or more, and a log density whose support does not move"
-    source = "Kool et al. 2019"
+    source = "Kool et al. 2019; Mnih & Rezende 2016"
+    cuts = True
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
@@ -31,10 +31,7 @@ class LeaveOneOut(ScoreEstimator):
             return f"it needs num_particles >= 2, and there is {num_particles}"
         return refuse_moving_support(site)
 
-    def advantages(
-        self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array | None, Arrays]:
-        """See `ScoreEstimator.advantages`."""
-        total = sum(signals[1:], signals[0])
-        others = len(signals) - 1
-        return [signal - (total - signal) / others for signal in signals], None, averages
+    def estimate(self, view: View) -> Estimate:
+        """See `Estimator.estimate`."""
+        gaps = [view.signal(k) - view.others(k) for k in range(len(view.runs))]
+        return Estimate(weighted_score(view, gaps), None, view.averages)

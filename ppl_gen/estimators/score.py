@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Baseline, ScoreEstimator, refuse_moving_support
+from ppl_gen.estimators.base import (
+    Arrays,
+    Baseline,
+    Estimate,
+    Estimator,
+    View,
+    refuse_moving_support,
+    weighted_score,
+)
 from ppl_gen.estimators.baselines import Learned
 from ppl_gen.program import Facts, Site
 
 
-class Score(ScoreEstimator):
+class Score(Estimator):
     r"""Score function :math:`(f(z) - b) \nabla \log q(z)`, for any site whose log density can be computed.
 
     The signal f holds only the cost terms that the site moves (Rao-Blackwellization).
@@ -30,6 +35,7 @@ class Score(ScoreEstimator):
     unbiased = True
     needs = "a log density whose support does not move with what is learned"
     source = "book eq. 20.59-20.67"
+    cuts = True
 
     def __init__(self, baseline: Baseline | None = None) -> None:
         if baseline is not None and not isinstance(baseline, Baseline):
@@ -43,17 +49,18 @@ class Score(ScoreEstimator):
         """See `Estimator.refusal`."""
         return refuse_moving_support(site)
 
-    def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
-        """See `ScoreEstimator.start`."""
-        return self.baseline.start(num_features, rng)
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+        """See `Estimator.start`."""
+        return self.baseline.start(site.num_features, rng)
 
-    def advantages(
-        self, xp: Any, signals: Sequence[Array], inputs: Sequence[Array | None], weights: Arrays, averages: Arrays
-    ) -> tuple[list[Array], Array | None, Arrays]:
-        """See `ScoreEstimator.advantages`."""
+    def estimate(self, view: View) -> Estimate:
+        """See `Estimator.estimate`."""
+        signals = [view.signal(k) for k in range(len(view.runs))]
         gaps, losses = [], []
-        for signal, feature in zip(signals, inputs, strict=True):
-            baseline, loss = self.baseline.judge(xp, signal, feature, weights, averages)
+        for signal, run in zip(signals, view.runs, strict=True):
+            inputs = run.inputs.get(view.site.name)
+            baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, view.averages)
             gaps.append(signal - baseline)
             losses += [] if loss is None else [loss / len(signals)]
-        return gaps, sum(losses) if losses else None, self.baseline.update(xp, signals, averages)
+        averages = self.baseline.update(view.xp, signals, view.averages)
+        return Estimate(weighted_score(view, gaps), sum(losses) if losses else None, averages)

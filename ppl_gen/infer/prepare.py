@@ -13,7 +13,6 @@ from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
-from ppl_gen.estimators.base import ScoreEstimator
 from ppl_gen.program import PARAM, Batch, Facts
 
 
@@ -125,7 +124,5 @@ def start_baselines(facts: Facts, plan: Plan, seed: int) -> tuple[dict[str, Any]
     rng = np.random.default_rng(seed)
     weights, averages = {}, {}
     for name, row in plan.rows.items():
-        if isinstance(row.estimator, ScoreEstimator):
-            site = facts.sites["guide", name]
-            weights[name], averages[name] = row.estimator.start(site.num_features, rng)
+        weights[name], averages[name] = row.estimator.start(facts.sites["guide", name], rng)
     return weights, averages

@@ -1,5 +1,6 @@
 """What is maximised, one objective per file."""
 
-from ppl_gen.objectives.elbo import ELBO, Loss
+from ppl_gen.objectives.bound import Bound, Loss
+from ppl_gen.objectives.elbo import ELBO
 
-__all__ = ["ELBO", "Loss"]
+__all__ = ["ELBO", "Bound", "Loss"]

@@ -21,6 +21,17 @@ def _noise(draw: Callable[..., Array]) -> Callable[[tuple[int, ...]], Array]:
     return lambda shape: draw(numpyro.prng_key(), tuple(shape))
 
 
+def _value_and_slope(function: Callable[[Array], Array], at: Array) -> tuple[Array, Array]:
+    """(function, derivative of its sum) at a place."""
+
+    def total(place: Array) -> tuple[Array, Array]:
+        value = function(place)
+        return value.sum(), value
+
+    slope, value = jax.grad(total, has_aux=True)(jax.lax.stop_gradient(at))
+    return jax.lax.stop_gradient(value), jax.lax.stop_gradient(slope)
+
+
 xp = Namespace(
     jnp,
     softplus=jax.nn.softplus,
@@ -37,6 +48,9 @@ xp = Namespace(
     lgamma=jax.scipy.special.gammaln,
     erf=jax.scipy.special.erf,
     stop_gradient=jax.lax.stop_gradient,
+    uniform_like=lambda key, like: jax.random.uniform(key, like.shape, minval=1e-7),
+    split_key=lambda key, number: list(jax.random.split(key, number)),
+    value_and_slope=_value_and_slope,
     random=Namespace(None, uniform=_noise(jax.random.uniform), normal=_noise(jax.random.normal)),
 )
 

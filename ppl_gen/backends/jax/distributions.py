@@ -80,6 +80,20 @@ def features(distribution: Any) -> Array | None:
     return jnp.concatenate(parts, -1) if parts else None
 
 
+def log_masses(distribution: Any) -> Array:
+    """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
+    base = corrected(core(distribution))
+    masses = jnp.moveaxis(base.log_prob(base.enumerate_support(expand=False)), 0, -1)
+    return jnp.broadcast_to(masses, (*distribution.batch_shape, *distribution.event_shape, masses.shape[-1]))
+
+
+def parameters(distribution: Any) -> dict[str, Array]:
+    """A distribution's own scalar parameters by name, broadcast to batch + event."""
+    base, shape = core(distribution), (*distribution.batch_shape, *distribution.event_shape)
+    given = {name: vars(base).get(name) for name in base.arg_constraints}
+    return {name: jnp.broadcast_to(value, shape) for name, value in given.items() if value is not None}
+
+
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one batch element or None)."""
     constraint = distribution.support

@@ -102,6 +102,7 @@ class Program:
             "cut": cut,
             "row_plates": self.row_plates,
             "observer": observer,
+            "key": key,
         }
         keys = jax.random.split(key)
         with language.on_rows(batch.rows):

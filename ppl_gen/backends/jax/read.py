@@ -53,7 +53,8 @@ def read(program: Program, batch: Batch) -> Facts:
     checks.check_match(sites)
     reached, eager = _reaches(program, batch, run, sites)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
-    return Facts(reached, tuple(program.params), mixes, eager)
+    relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
+    return Facts(reached, tuple(program.params), mixes, eager, relaxable)
 
 
 def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
@@ -147,6 +148,16 @@ def _num_features(fn: Any) -> int | None:
 def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> tuple[dict[Term, Site], str | None]:
     """The same sites with what reaches them; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if ("guide", name) in sites}
+    try:
+        return _traced(program, batch, run, sites, latents), None
+    except OPAQUE as error:
+        return _anything_goes(program, sites), _user_line(error)
+
+
+def _traced(
+    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], latents: dict[str, Array]
+) -> dict[Term, Site]:
+    """The same sites with what reaches them, the latents having these values."""
     indices = {name: value for name, value in run.values.items() if name not in latents}
     layout: list[tuple[Term, bool]] = []
 
@@ -164,13 +175,24 @@ def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) 
         program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
         return outputs
 
-    try:
-        jaxpr = jax.make_jaxpr(inside)(program.params, latents)
-    except OPAQUE as error:
-        return _anything_goes(program, sites), _user_line(error)
+    jaxpr = jax.make_jaxpr(inside)(program.params, latents)
     labels = [PARAM + name for name in sorted(program.params)] + sorted(latents)
     outputs = reach(jaxpr, [{label: Path()} for label in labels])
-    return _with_reach(sites, layout, outputs), None
+    return _with_reach(sites, layout, outputs)
+
+
+def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:
+    """The binary latents that may be taken as real numbers: NumPyro draws integers, which no derivative passes."""
+    binary = {s.name for s in sites.values() if s.role == "guide" and not s.observed and s.distribution == "Bernoulli"}
+    latents = {name: value for name, value in run.values.items() if ("guide", name) in sites}
+    relaxed = {name: jnp.asarray(value, float) if name in binary else value for name, value in latents.items()}
+    if not binary:
+        return frozenset()
+    try:
+        facts = Facts(_traced(program, batch, run, sites, relaxed))
+    except Exception:  # a program that counts or indexes with the value
+        return frozenset()
+    return frozenset(name for name in binary if facts.jump(name) is None)
 
 
 def _with_reach(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from numpyro.primitives import Messenger
 
-from ppl_gen.backends.jax.distributions import choose, core, corrected, features, unmasked
-from ppl_gen.program import PLATE, Batch, Choice, Run
+from ppl_gen.backends.jax.distributions import (
+    choose,
+    core,
+    corrected,
+    features,
+    log_masses,
+    parameters,
+    unmasked,
+)
+from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 Array = Any
 Observer = Callable[[str, Any, dict[str, int]], None]
@@ -31,6 +41,7 @@ class Recorder(Messenger):
         row_plates: plates that stand for the rows of the data.
         observer: called with (role, message, plates) after each sample statement; densities are then not taken.
         predictive: draw the observed sites too.
+        key: of the noise that `Draw` is given; NumPyro's own draws have theirs.
     """
 
     role: str
@@ -43,9 +54,11 @@ class Recorder(Messenger):
     row_plates: Collection[str] | None = ()
     observer: Observer | None = None
     predictive: bool = False
+    key: Array = None
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._sizes: dict[str, int] = {}  # plate -> its full size
 
     def process_message(self, msg: Any) -> None:
         """Supply parameters, buffers and replayed values."""
@@ -60,20 +73,31 @@ class Recorder(Messenger):
             if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
                 msg.update(is_observed=False, value=None)
             elif not msg["is_observed"] and name in self.fixed:
-                value = self.fixed[name]
-                msg["value"] = choose(msg["fn"], value.number) if isinstance(value, Choice) else value
+                msg["value"] = self._fixed_value(name, msg["fn"])
 
     def postprocess_message(self, msg: Any) -> None:
         """Note what the statement did."""
         name = msg.get("name")
         if msg["type"] == "param" and msg["value"] is not None:
             msg["value"] = self.params.meet(msg)
-        elif msg["type"] == "plate" and msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
-            self.run.values[PLATE + name] = msg["value"]
+        elif msg["type"] == "plate":
+            self._sizes[name] = msg["args"][0]
+            if msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
+                self.run.values[PLATE + name] = msg["value"]
         elif msg["type"] == "deterministic":
             self.run.records[name] = msg["value"]
         elif msg["type"] == "sample":
             self._sample(name, msg)
+
+    def _fixed_value(self, name: str, distribution: Any) -> Any:
+        value = self.fixed[name]
+        if isinstance(value, Choice):
+            return choose(distribution, value.number)
+        if isinstance(value, Draw):
+            masses = log_masses(distribution)
+            key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+            return value.make(masses, jax.random.uniform(key, masses.shape))
+        return value
 
     def _sample(self, name: str, msg: Any) -> None:
         if self.role == "guide" and name in self.cut:
@@ -91,8 +115,13 @@ class Recorder(Messenger):
     def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
         log_prob = _log_prob(msg["fn"], msg)
         scale = 1.0 if msg["scale"] is None else msg["scale"]
-        if self.row_plates is None or not set(plates).isdisjoint(self.row_plates):
+        rows = next((p for p in plates if p in (self.row_plates or ())), None)
+        if self.row_plates is None or rows:
             scale = scale * self.batch.scale
+        self.run.factors[self.role, name] = {
+            f.name: self._sizes.get(f.name, f.size) / f.size * (self.batch.scale if f.name == rows else 1.0)
+            for f in msg["cond_indep_stack"]
+        }
         term = plate_sum(log_prob * scale, plates)
         self.run.terms[self.role, name] = term if self.role == "model" else -term
         if self.role == "guide" and name in self.cut and not msg["is_observed"]:
@@ -100,6 +129,8 @@ class Recorder(Messenger):
             log_prob = log_prob if bare is msg["fn"] else _log_prob(bare, msg)
             self.run.logq[name] = plate_sum(log_prob, plates)
             self.run.inputs[name] = features(msg["fn"])
+            self.run.masses[name] = partial(log_masses, msg["fn"])
+            self.run.parameters[name] = partial(parameters, msg["fn"])
 
 
 def _log_prob(distribution: Any, msg: Any) -> Array:

@@ -56,7 +56,7 @@ def split_batch(batch: Batch) -> tuple[Arguments, Any]:
 
 
 def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
-    """The objective on one batch: see `ppl_gen.objectives.elbo.Loss`."""
+    """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
     def run(key: Array, fixed: Mapping[str, Any], cut: Any) -> Any:
         return program.run(state.params, state.buffers, key, batch, fixed, cut)

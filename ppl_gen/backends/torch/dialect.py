@@ -26,6 +26,15 @@ def _one_hot(indices: Tensor, num: int) -> Tensor:
     return (indices.unsqueeze(-1) == torch.arange(num, device=indices.device)).to(torch.get_default_dtype())
 
 
+def _value_and_slope(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+    """(function, derivative of its sum) at a place."""
+    with torch.enable_grad():
+        place = at.detach().requires_grad_()
+        value = function(place)
+        (slope,) = torch.autograd.grad(value.sum(), place, allow_unused=True)
+    return value.detach(), torch.zeros_like(at) if slope is None else slope.detach()
+
+
 xp = Namespace(
     base,
     softplus=F.softplus,
@@ -41,6 +50,9 @@ xp = Namespace(
     erf=torch.erf,
     stop_gradient=lambda x: x.detach(),
     astype=lambda x, dtype: x.to(dtype),
+    uniform_like=lambda key, like: torch.rand_like(like).clamp_min(1e-7),
+    split_key=lambda key, number: [None] * number,
+    value_and_slope=_value_and_slope,
     random=Namespace(None, uniform=lambda shape: torch.rand(shape), normal=lambda shape: torch.randn(shape)),
 )
 

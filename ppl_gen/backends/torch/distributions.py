@@ -72,6 +72,28 @@ def features(distribution: Any) -> Tensor | None:
     return torch.cat(parts, -1) if parts else None
 
 
+def named(distribution: Any) -> Any:
+    """The named distribution beneath masks, expansion and event dimensions."""
+    core = unmasked(distribution)
+    while isinstance(core, Independent | dist.ExpandedDistribution):
+        core = core.base_dist
+    return core
+
+
+def log_masses(distribution: Any) -> Tensor:
+    """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
+    core = named(distribution)
+    masses = core.log_prob(core.enumerate_support(expand=False)).movedim(0, -1)
+    return masses.expand(distribution.batch_shape + distribution.event_shape + masses.shape[-1:])
+
+
+def parameters(distribution: Any) -> dict[str, Tensor]:
+    """A distribution's own scalar parameters by name, broadcast to batch + event."""
+    core, shape = named(distribution), distribution.batch_shape + distribution.event_shape
+    given = {name: vars(core).get(name) for name in core.arg_constraints}
+    return {name: value.expand(shape) for name, value in given.items() if isinstance(value, Tensor)}
+
+
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one element or None)."""
     if not distribution.support.is_discrete:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,9 @@ def _follow(program: Program, batch: Batch) -> Facts:
         escaped = {source for sources, _ in tracker.escapes for source in sources}
     checks.check_match(sites)
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
-    return Facts(sites, tuple(program.params), mixes, eager)
+    facts = Facts(sites, tuple(program.params), mixes, eager)
+    binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
+    return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
 
 
 def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site:

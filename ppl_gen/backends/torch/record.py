@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_gen.backends.torch.distributions import features, unmasked
-from ppl_gen.program import PLATE, Batch, Choice, Run
+from ppl_gen.backends.torch.distributions import features, log_masses, parameters, unmasked
+from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 
 def choose(distribution: Any, index: int) -> Tensor:
@@ -28,6 +29,16 @@ def choose(distribution: Any, index: int) -> Tensor:
     digits = [(index // len(values) ** place) % len(values) for place in range(num_elements)]
     value = values[torch.tensor(digits, device=values.device)].reshape(distribution.event_shape)
     return value.expand(distribution.batch_shape + distribution.event_shape).clone()
+
+
+def fixed_value(value: Any, distribution: Any) -> Any:
+    """The value that stands for, or is, `value` at a site of this distribution."""
+    if isinstance(value, Choice):
+        return choose(distribution, value.number)
+    if isinstance(value, Draw):
+        masses = log_masses(distribution)
+        return value.make(masses, torch.rand_like(masses))
+    return value
 
 
 @dataclass(eq=False)
@@ -67,9 +78,7 @@ class Recorder(Messenger):
         if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
             msg.update(is_observed=False, value=None, done=False)
         elif not msg["is_observed"] and name in self.fixed:
-            value = self.fixed[name]
-            msg["value"] = choose(msg["fn"], value.number) if isinstance(value, Choice) else value
-            msg["done"] = True
+            msg["value"], msg["done"] = fixed_value(self.fixed[name], msg["fn"]), True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]
@@ -92,9 +101,13 @@ class Recorder(Messenger):
 
     def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        scale = msg["scale"]
-        if self.batch.scale != 1.0 and (self.row_plates is None or not set(plates).isdisjoint(self.row_plates)):
+        scale, rows = msg["scale"], next((p for p in plates if p in (self.row_plates or ())), None)
+        if self.batch.scale != 1.0 and (self.row_plates is None or rows):
             scale = scale * self.batch.scale
+        frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
+        self.run.factors[self.role, name] = {
+            f.name: (f.full_size or f.size) / f.size * (self.batch.scale if f.name == rows else 1.0) for f in frames
+        }
         term = plate_sum(scale_and_mask(log_prob, scale, msg["mask"]), plates)
         self.run.terms[self.role, name] = term if self.role == "model" else -term
         if self.role == "guide" and name in self.cut and not msg["is_observed"]:
@@ -102,6 +115,8 @@ class Recorder(Messenger):
             log_prob = log_prob if core is msg["fn"] else core.log_prob(msg["value"])
             self.run.logq[name] = plate_sum(log_prob, plates)
             self.run.inputs[name] = features(msg["fn"])
+            self.run.masses[name] = partial(log_masses, msg["fn"])
+            self.run.parameters[name] = partial(parameters, msg["fn"])
 
 
 def is_bookkeeping(msg: Any) -> bool:

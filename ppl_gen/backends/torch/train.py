@@ -29,7 +29,7 @@ def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool
 
 
 def evaluate(program: Program, objective: Any, plan: Any, weights: Tree, averages: Tree, batch: Batch) -> Any:
-    """The objective on one batch: see `ppl_gen.objectives.elbo.Loss`."""
+    """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
     def run(key: None, fixed: Mapping[str, Any], cut: Any) -> Any:
         return program.run(batch, fixed, cut)

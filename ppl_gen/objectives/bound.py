@@ -1,0 +1,234 @@
+"""What objectives that are expectations over the guide's draws share: the runs, and each site's estimate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.enumerate import Enumerate
+from ppl_gen.estimators.plan import Plan
+from ppl_gen.program import PLATE, Draw, Facts, Run, Site, Term, assignments
+
+RunProgram = Callable[[Any, Mapping[str, Any], Collection[str]], Run]
+Costs = dict[Term, Array]
+
+
+class Loss(NamedTuple):
+    """What one evaluation of an objective gives.
+
+    Attributes:
+        surrogate: scalar whose gradient is the estimate (and trains the baselines).
+        value: the loss, nats; for the ELBO an estimate of minus the bound.
+        averages: the estimators' running averages after this step.
+        buffers: the program's own state after this step.
+    """
+
+    surrogate: Array
+    value: Array
+    averages: dict[str, Arrays]
+    buffers: dict[str, Any]
+
+
+@dataclass
+class Particles:
+    """One set of runs: what every site's estimate is made from.
+
+    Attributes:
+        xp: array namespace.
+        run: (key, fixed values, cut sites) -> Run.
+        keys: one per particle, of noise not used yet.
+        plan: the estimators.
+        fixed: what is tried (`Enumerate`) or drawn otherwise (relaxations) in every run.
+        runs: one per particle.
+        costs: their terms, weighted by the probability of what is tried.
+    """
+
+    xp: Any
+    run: RunProgram
+    keys: list[Any]
+    plan: Plan
+    fixed: Mapping[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    costs: list[Costs] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Draw."""
+        self.cut = [name for name, row in self.plan.rows.items() if row.estimator.cuts]
+        self.tried = [n for n, row in self.plan.rows.items() if isinstance(row.estimator, Enumerate)]
+        self.runs = [self.run(self._fresh(k), self.fixed, self.cut) for k in range(len(self.keys))]
+        self.costs = [self.weighted(run) for run in self.runs]
+
+    def _fresh(self, particle: int) -> Any:
+        self.keys[particle], now = self.xp.split_key(self.keys[particle], 2)
+        return now
+
+    def weighted(self, run: Run) -> Costs:
+        """Each term times the probability of the values that are tried, element by element of their common plates."""
+        if not self.tried:
+            return dict(run.terms)
+        result = {}
+        for term, cost in run.terms.items():
+            plates = self.plan.facts.sites[term].plates
+            for name in self.tried:
+                weight = self.xp.exp(run.logq[name])
+                own = {dim for p, dim in self.plan.facts.sites["guide", name].plates.items() if plates.get(p) == dim}
+                # a plate the term lacks does not move it: any weights that sum to one will do there, their mean does
+                cost = cost * reduced(self.xp.mean, weight, [d for d in range(-weight.ndim, 0) if d not in own])
+            result[term] = cost
+        return result
+
+    def rerun(self, particle: int, name: str, value: Array, *, live: bool = False) -> Run:
+        """The particle's run with one site's value replaced, and what depends on it drawn afresh; `live`: as relaxed."""
+        moved = {n for role, n in self.plan.rows[name].terms if role == "guide"} - {name}
+        kept = {n: v for n, v in self.runs[particle].values.items() if n.startswith(PLATE) or n not in moved}
+        fixed = {**kept, **self.fixed, name: value}
+        if live:
+            fixed |= {n: Draw(self._relaxed) for n in moved if n in self.plan.facts.relaxable and n not in self.fixed}
+        cut = [n for n in self.cut if not live or (n != name and not isinstance(fixed.get(n), Draw))]
+        return self.run(self._fresh(particle), fixed, cut)
+
+    def _relaxed(self, masses: Array, noise: Array) -> Array:
+        """A binary value between its ends, for costs that only need to be near (Maddison et al. 2017)."""
+        noise = noise[..., 1]
+        logits = masses[..., 1] - masses[..., 0] + self.xp.log(noise + 1e-7) - self.xp.log(1 - noise + 1e-7)
+        return self.xp.sigmoid(2.0 * logits)
+
+
+@dataclass
+class SiteView:
+    """See `ppl_gen.estimators.base.View`."""
+
+    particles: Particles
+    objective: Bound
+    site: Site
+    weights: Arrays
+    averages: Arrays
+
+    def __post_init__(self) -> None:
+        """The parts that estimators read most."""
+        self.xp, self.runs = self.particles.xp, self.particles.runs
+        self.share = self.objective.share(len(self.runs))
+
+    def signal(self, particle: int, run: Run | None = None) -> Array:
+        """See `View.signal`."""
+        costs = list(self.particles.costs)
+        if run is not None:
+            costs[particle] = self.particles.weighted(run)
+        return self.xp.stop_gradient(self._signal(costs, particle))
+
+    def _signal(self, costs: list[Costs], particle: int) -> Array:
+        return self.objective.signal(self.particles, costs, particle, self.site)
+
+    def others(self, particle: int) -> Array:
+        """See `View.others`."""
+        return self.xp.stop_gradient(self.objective.others(self.particles, self.particles.costs, particle, self.site))
+
+    def again(self, particle: int, value: Array) -> Run:
+        """See `View.again`."""
+        return self.particles.rerun(particle, self.site.name, self.xp.stop_gradient(value))
+
+    def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
+        """See `View.slope`."""
+        costs = list(self.particles.costs)
+
+        def signal(place: Array) -> Array:
+            costs[particle] = self.particles.weighted(self.particles.rerun(particle, self.site.name, place, live=True))
+            return self._signal(costs, particle)
+
+        found: tuple[Array, Array] = self.xp.value_and_slope(signal, value)
+        return found
+
+    def uniform(self, particle: int, like: Array) -> Array:
+        """See `View.uniform`."""
+        return self.xp.uniform_like(self.particles._fresh(particle), like)
+
+    def expand(self, signal: Array) -> Array:
+        """See `View.expand`."""
+        return self.xp.reshape(signal, (*signal.shape, *(1 for _ in self.site.event_shape)))
+
+
+class Bound(ABC):
+    """An objective that is an expectation over what the guide draws, estimated from one run or several.
+
+    Attributes:
+        kind: of the likelihood it gives: "exact", "lower_bound", ...
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def value(self, particles: Particles) -> Array:
+        """What is maximised, nats, carrying the gradient of every way that is not cut."""
+
+    @abstractmethod
+    def signal(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
+        """`costs` as far as this particle's `site` moves what they give, shaped like the site's log q."""
+
+    @abstractmethod
+    def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
+        """The same from the other particles alone: a baseline."""
+
+    def share(self, num_particles: int) -> float:
+        """Weight of one particle's signal in what is maximised."""
+        return 1.0 / num_particles
+
+    def __call__(
+        self,
+        xp: Any,
+        run: RunProgram,
+        keys: list[Any],
+        plan: Plan,
+        weights: dict[str, Arrays],
+        averages: dict[str, Arrays],
+    ) -> Loss:
+        """Evaluate on ``plan.num_particles`` draws.
+
+        Args:
+            xp: array namespace with `stop_gradient`.
+            run: (key, fixed values, cut sites) -> Run.
+            keys: one per particle.
+            plan: the estimators.
+            weights: site -> weights of its estimator.
+            averages: site -> running averages of its estimator.
+        """
+        sites = {name: plan.facts.sites["guide", name] for name in plan}
+        tried = {n: sites[n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
+        drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw()) is not None}
+        surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
+        for fixed in assignments(tried):
+            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn})
+            bound = self.value(particles)
+            surrogate, value = surrogate - bound, value - xp.stop_gradient(bound)
+            for name, row in plan.rows.items():
+                view = SiteView(particles, self, sites[name], weights.get(name, {}), averages.get(name, {}))
+                estimate = row.estimator.estimate(view)
+                if estimate is not None:
+                    surrogate, averages[name] = surrogate - estimate.surrogate, estimate.averages
+                    surrogate = surrogate if estimate.loss is None else surrogate + estimate.loss
+            buffers = particles.runs[-1].buffers
+        return Loss(surrogate, value, averages, buffers)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
+        return f"{type(self).__name__}({options})"
+
+
+def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
+    """Sum of the terms that the site moves, shaped like its log q: dimensions that are not its own are summed."""
+    facts: Facts = plan.facts
+    total: Any = 0.0
+    for term, mixed in plan.rows[site.name].terms.items():
+        own = facts.sites[term].plates
+        kept = {dim for plate, dim in own.items() if site.plates.get(plate) == dim and plate not in mixed}
+        cost = costs[term]
+        total = total + reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept])
+    return total
+
+
+def reduced(reduction: Callable[..., Array], array: Array, dims: list[int]) -> Array:
+    """A reduction over dimensions, which are kept with size 1."""
+    dims = [dim for dim in dims if array.shape[dim] != 1]
+    return reduction(array, axis=tuple(dims), keepdims=True) if dims else array
