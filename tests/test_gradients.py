@@ -140,10 +140,11 @@ def test_same_seed_gives_the_same_gradients(backend: str) -> None:
 def test_measured_variance_is_that_of_the_gradients(backend: str) -> None:
     """One site that all parameters reach: 200 draws against 200 others, each variance known to about 15 %."""
     case = CASES["bernoulli"]
-    plan = infer.plan(case.model, case.guide, case.data, backend=backend, measure=True, seed=3)
-    draws = infer.gradient(case.model, case.guide, case.data, backend=backend, num_samples=200, seed=4)
+    options: dict[str, Any] = {"backend": backend, "estimators": {"*": Score(Constant(0.5))}}
+    plan = infer.plan(case.model, case.guide, case.data, measure=True, seed=3, **options)
+    draws = infer.gradient(case.model, case.guide, case.data, num_samples=200, seed=4, **options)
     site = next(iter(plan))
     reached = [n for n in draws if "param:" + n in plan.facts.sites["guide", site].reach]
     expected = sum(draws[n].var(0, ddof=1).sum() for n in reached)
     assert 0.5 < plan[site].variance / expected < 2.0
-    assert infer.plan(case.model, case.guide, case.data, backend=backend)[site].variance is None
+    assert infer.plan(case.model, case.guide, case.data, **options)[site].variance is None

@@ -50,7 +50,7 @@ def antithetic(view: View, particle: int, logits: Array) -> Pair:
     """The particle's own value and one from the opposite noise, which is filled in from the value."""
     xp = view.xp
     logits = xp.stop_gradient(logits)
-    value = view.runs[particle].values[view.site.name]
+    value: Array = view.runs[particle].values[view.site.name]
     number = logits.shape[-1]
     place = number - xp.astype(value, logits.dtype)[..., None]  # the stick that is taken; `number`: none
     index = xp.arange(number, dtype=logits.dtype) + 0.0 * logits

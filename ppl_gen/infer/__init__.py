@@ -1,7 +1,8 @@
-"""The verbs: fit, plan, gradient, load."""
+"""The verbs: fit, plan, gradient, check, load."""
 
+from ppl_gen.infer.check import Report, check
 from ppl_gen.infer.fit import Running, fit, load
 from ppl_gen.infer.result import Fit
 from ppl_gen.infer.verbs import gradient, plan
 
-__all__ = ["Fit", "Running", "fit", "gradient", "load", "plan"]
+__all__ = ["Fit", "Report", "Running", "check", "fit", "gradient", "load", "plan"]

@@ -16,6 +16,7 @@ from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
+from ppl_gen.infer.measure import best_plan, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.objectives import ELBO
@@ -92,6 +93,10 @@ def fit(
             "the program states no parameters: there is nothing to learn. Register networks with module().",
             stacklevel=2,
         )
+    plans = trials(prepared, estimators or {}) if compile is not False else {}
+    if worth_it(plans, steps):
+        best = best_plan(prepared, source.first(), estimators or {}, seed, objective or ELBO(), plans)
+        prepared = with_plan(prepared, best, seed)
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)

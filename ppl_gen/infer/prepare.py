@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,10 @@ class Prepared:
     plan: Plan
     start: tuple[dict[str, Any], dict[str, Any]]
     idle: list[str]
+
+    def tripwire(self) -> AbstractContextManager[None]:
+        """Inside, a site of the other library raises."""
+        return backends.tripwire(self.backend.name)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:

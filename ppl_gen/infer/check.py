@@ -1,0 +1,199 @@
+"""The verb `check`: an audit of the gradients of a user's own program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
+from ppl_gen.infer.measure import Draws, Measured, candidates, measure, with_plan
+from ppl_gen.infer.prepare import Prepared
+from ppl_gen.infer.verbs import read
+from ppl_gen.objectives import ELBO
+from ppl_gen.objectives.exact import Exact, num_joint_values
+from ppl_gen.program import Batch, Facts
+
+MOST_VALUES = 256  # joint values of the latents that are still enumerated
+FALSE_ALARM = 1e-3  # of a whole report
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How one choice of estimators did.
+
+    Attributes:
+        name: "chosen", or the estimator that was put wherever it is right.
+        plan: what each site had.
+        z: parameter -> largest |mean - reference| in standard errors among its components.
+        variance: sum over all parameters' components of a single step's gradient.
+        cost: runs of the program per step.
+        signal_to_noise: length of the mean gradient over the root of the variance, one step.
+        components: number of components compared.
+    """
+
+    name: str
+    plan: Plan
+    z: Mapping[str, float]
+    variance: float
+    cost: int
+    signal_to_noise: float
+    components: int
+
+    @property
+    def bound(self) -> float:
+        """What |z| stays below by luck alone: Bonferroni over the components, at `FALSE_ALARM` in all."""
+        return NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * max(1, self.components)))
+
+    @property
+    def biased(self) -> list[str]:
+        """Parameters whose gradient is not the reference's."""
+        return [name for name, z in self.z.items() if z > self.bound]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `infer.check` found; `print` shows it as a table.
+
+    Attributes:
+        reference: what the gradients were held against.
+        exact: whether that is exact.
+        audits: the chosen plan first, then every other estimator that suits.
+    """
+
+    reference: str
+    exact: bool
+    audits: tuple[Audit, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the chosen plan's gradients agree with the reference."""
+        return not self.audits[0].biased
+
+    def to_frame(self) -> Any:
+        """One row per estimator, as a pandas DataFrame."""
+        import pandas
+
+        columns = ("estimators", "worst |z|", "at", "bound", "variance", "runs", "variance x runs", "signal/noise")
+        return pandas.DataFrame([_cells(audit) for audit in self.audits], columns=list(columns)).set_index("estimators")
+
+    def __str__(self) -> str:
+        head = ("estimators", "worst |z|", "at", "variance", "runs", "variance x runs", "signal/noise", "verdict")
+        lines = [head]
+        for audit in self.audits:
+            name, z, at, _, *numbers = _cells(audit)
+            verdict = "biased: " + ", ".join(audit.biased) if audit.biased else "agrees"
+            lines.append((name, f"{z:.2f}", at, *(f"{n:.3g}" for n in numbers), verdict))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        bound = self.audits[0].bound
+        return "\n".join([f"reference: {self.reference}; by luck |z| < {bound:.2f}", *table])
+
+    __repr__ = __str__
+
+
+def _cells(audit: Audit) -> tuple[Any, ...]:
+    at = max(audit.z, key=lambda name: audit.z[name], default="-")
+    work = audit.variance * audit.cost
+    return (
+        audit.name, audit.z.get(at, 0.0), at, audit.bound, audit.variance, audit.cost, work, audit.signal_to_noise
+    )  # fmt: skip
+
+
+def check(
+    model: Any,
+    guide: Any = None,
+    data: Any = None,
+    *,
+    estimators: Mapping[str, Estimator] | None = None,
+    num_samples: int = 1000,
+    num_particles: int = 1,
+    backend: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    others: bool = True,
+) -> Report:
+    """Audit the gradients of the ELBO of one's own program: bias, variance and cost, estimator by estimator.
+
+    The reference is exact, by enumeration, where all latents are binary or categorical and have at most 256 joint
+    values. Elsewhere it is the score function on the whole cost, with no use of dependencies or derivatives through
+    values: unbiased for any program whose supports do not move, but noisy, so that small biases stay unseen.
+
+    Args:
+        model: a Pyro, NumPyro or portable program.
+        guide: the program that proposes its latents.
+        data: one argument, a tuple of positional or a dict of keyword arguments.
+        estimators: site name or ``"*"`` -> estimator instance, to be audited in place of the automatic choice.
+        num_samples: single-step gradients per row of the report.
+        num_particles: draws per step.
+        backend: "torch" or "jax"; None notices it.
+        params: parameter name -> array in unconstrained space; None means the program's own initial values.
+        seed: of the draws.
+        others: audit every other unbiased estimator that suits as well.
+
+    Raises:
+        ProgramError: the program or the data cannot be trained with; the message names the site.
+
+    Example:
+        >>> print(infer.check(model, guide, data))  # doctest: +SKIP
+    """
+    prepared, batch = read(
+        model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
+    )
+    name, truth = _reference(prepared, batch, num_samples, seed)
+    plans = {"chosen": prepared.plan}
+    if others:
+        for label, estimator in candidates(prepared.plan).items():
+            plans[label] = make_plan(prepared.plan.facts, {"*": estimator}, num_particles)
+    audits = []
+    for label, plan in plans.items():
+        found = measure(with_plan(prepared, plan, seed), batch, num_samples, seed + 1, ELBO())
+        audits.append(_audit(label, found, truth))
+    return Report(name, len(next(iter(truth.values()), [0])) == 1, tuple(audits))
+
+
+def _reference(prepared: Prepared, batch: Batch, num_samples: int, seed: int) -> tuple[str, Draws]:
+    """(what it is, parameter -> draws of it; a single one is exact)."""
+    facts = prepared.plan.facts
+    if num_joint_values(facts) <= MOST_VALUES:
+        exact = measure(_whole(prepared, seed), batch, 1, seed, Exact(), warm_up=0)
+        return f"exact, all {int(num_joint_values(facts))} joint values", exact.draws
+    found = measure(_whole(prepared, seed), batch, 4 * num_samples, seed, ELBO(), warm_up=0)
+    return f"score function on the whole cost, {4 * num_samples} samples", found.draws
+
+
+def _whole(prepared: Prepared, seed: int) -> Prepared:
+    """Score function wherever it is right, each signal the whole cost."""
+    facts = prepared.plan.facts
+    asked: dict[str, Estimator] = {}
+    for site in facts.latents():
+        score = Score(Constant(0.0))
+        asked[site.name] = score if score.refusal(site, facts, 1) is None else Pathwise()
+    plan = make_plan(facts, asked, prepared.plan.num_particles)
+    plan.rows.update({name: _with_all_terms(row, facts) for name, row in plan.rows.items()})
+    return with_plan(prepared, plan, seed)
+
+
+def _with_all_terms(row: Any, facts: Facts) -> Any:
+    from dataclasses import replace
+
+    everything = {term: frozenset(site.plates) for term, site in facts.sites.items()}
+    return replace(row, terms=everything)
+
+
+def _audit(name: str, found: Measured, truth: Draws) -> Audit:
+    z = {}
+    for param, draws in found.draws.items():
+        reference = truth[param]
+        error = _squared_error(draws) + _squared_error(reference)
+        floor = 1e-4 * (1 + np.abs(reference.mean(0)))  # rounding of single precision
+        z[param] = float(np.max(np.abs(draws.mean(0) - reference.mean(0)) / np.maximum(np.sqrt(error), floor)))
+    components = sum(draws[0].size for draws in found.draws.values())
+    return Audit(name, found.plan, z, found.variance, found.cost, found.signal_to_noise, components)
+
+
+def _squared_error(draws: np.ndarray) -> Any:
+    return draws.var(0, ddof=1) / len(draws) if len(draws) > 1 else np.zeros(draws.shape[1:])

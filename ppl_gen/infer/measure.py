@@ -1,0 +1,172 @@
+"""Estimators measured on the program at hand: variance, signal-to-noise, bias, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ppl_gen import estimators as known
+from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
+from ppl_gen.infer.prepare import Prepared, start_baselines
+from ppl_gen.program import PARAM, Batch
+
+Draws = dict[str, np.ndarray]
+MOST_RUNS = 16  # of the program per step and particle, for what is chosen without being asked for
+SAMPLES = 200
+SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
+WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One plan's gradients at the program's present parameters.
+
+    Attributes:
+        plan: the plan.
+        draws: parameter -> independent single-step gradients, (num_samples, *shape).
+    """
+
+    plan: Plan
+    draws: Draws
+
+    @property
+    def variance(self) -> float:
+        """Sum over all parameters' components."""
+        return float(sum(values.var(0, ddof=1).sum() for values in self.draws.values()))
+
+    @property
+    def cost(self) -> int:
+        """Runs of the program per step."""
+        return evaluations(self.plan)
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Length of the mean gradient over the root of the variance, of one step; the mean's own noise taken off."""
+        squares = sum(float((values.mean(0) ** 2).sum()) for values in self.draws.values())
+        count = len(next(iter(self.draws.values())))
+        return float(np.sqrt(max(0.0, squares - self.variance / count) / max(self.variance, 1e-300)))
+
+    def of_site(self, name: str) -> float:
+        """The variance of the parameters that reach the site's distribution in the guide."""
+        reach = self.plan.facts.sites["guide", name].reach
+        return float(sum(v.var(0, ddof=1).sum() for n, v in self.draws.items() if PARAM + n in reach))
+
+
+def evaluations(plan: Plan) -> int:
+    """Runs of the program per step."""
+    tried, more = 1, 1
+    for row in plan.rows.values():
+        if isinstance(row.estimator, Enumerate):
+            tried *= row.cost
+        else:
+            more += row.cost - 1
+    return plan.num_particles * tried * more
+
+
+def candidates(plan: Plan) -> dict[str, Estimator]:
+    """What could stand at one discrete site of the plan or more, unbiased, and built without arguments."""
+    found = {}
+    for name in known.__all__:
+        kind = getattr(known, name)
+        if isinstance(kind, type) and issubclass(kind, Estimator) and kind is not Estimator and kind.unbiased:
+            estimator = kind()
+            if any(_suits(plan, row.site, estimator) for row in plan.rows.values() if row.estimator.cuts):
+                found[name] = estimator
+    return found
+
+
+def _suits(plan: Plan, site: str, estimator: Estimator) -> bool:
+    return estimator.refusal(plan.facts.sites["guide", site], plan.facts, plan.num_particles) is None
+
+
+def with_plan(prepared: Prepared, plan: Plan, seed: int) -> Prepared:
+    """The same program under another plan."""
+    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
+
+
+def measure(
+    prepared: Prepared, batch: Batch, num_samples: int, seed: int, objective: Any, *, warm_up: int = WARM_UP
+) -> Measured:
+    """Gradients of the prepared plan, its baselines trained for a while."""
+    learns = any(tree for trees in prepared.start for tree in trees.values())
+    start = _warmed(prepared, batch, seed, objective, warm_up) if learns and warm_up else prepared.start
+    with prepared.tripwire():
+        draws: Draws = prepared.backend.sample_gradients(
+            prepared.program, objective, prepared.plan, start, batch, num_samples, seed
+        )
+    return Measured(prepared.plan, draws)
+
+
+class _Still:
+    """The same batch at every step, as a source of batches."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def at(self, step: int) -> tuple[list[Any], None]:
+        return [], None
+
+    def rows(self, step: int) -> None:
+        return None
+
+    def build(self, arrays: list[Any], rows: Any) -> Batch:
+        return self._batch
+
+
+def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, steps: int) -> tuple[Any, Any]:
+    """(weights, averages) after steps that leave the program's parameters alone."""
+    with prepared.session(seed):
+        trainer = prepared.backend.Trainer(
+            prepared.program, objective, prepared.plan, prepared.start, None, 0.0, "auto", steps
+        )
+        trainer.steps(_Still(batch), 0, steps)
+        state = trainer.state()
+    return tuple(  # type: ignore[return-value]
+        {site: {n: state[f"{part}/{site}/{n}"] for n in leaves} for site, leaves in tree.items()}
+        for part, tree in zip(("weights", "averages"), prepared.start, strict=True)
+    )
+
+
+def trials(prepared: Prepared, asked: Mapping[str, Estimator]) -> dict[str, Plan]:
+    """Estimator's name -> the plan that has it at every discrete site that it suits; what was asked for stays."""
+    plan, found = prepared.plan, {}
+    free = [n for n, row in plan.rows.items() if row.estimator.cuts and n not in asked and "*" not in asked]
+    for label, estimator in candidates(plan).items():
+        wanted = {n: estimator for n in free if _suits(plan, n, estimator)}
+        trial = make_plan(plan.facts, {**asked, **wanted}, plan.num_particles)
+        if wanted and evaluations(trial) <= MOST_RUNS * plan.num_particles:
+            found[label] = trial
+    return found
+
+
+def worth_it(plans: Mapping[str, Plan], steps: int) -> bool:
+    """Whether a fit of so many steps is long against measuring these plans; counted in runs, never by a clock."""
+    return len(plans) > 1 and SHARE * (WARM_UP + SAMPLES) * sum(map(evaluations, plans.values())) <= steps
+
+
+def best_plan(
+    prepared: Prepared, batch: Batch, asked: Mapping[str, Estimator], seed: int, objective: Any, plans: Any = None
+) -> Plan:
+    """The plan with each discrete site's best estimator by variance times runs, as measured; `asked` stays."""
+    plans = trials(prepared, asked) if plans is None else plans
+    scores: dict[str, dict[str, float]] = {}
+    for label, trial in plans.items():
+        found = measure(with_plan(prepared, trial, seed), batch, SAMPLES, seed, objective)
+        for name, row in trial.rows.items():
+            if name not in asked and type(row.estimator).__name__ == label:
+                scores.setdefault(name, {})[label] = found.of_site(name) * found.cost
+    chosen = {name: min(found, key=lambda label: found[label]) for name, found in scores.items()}
+    wanted = {name: plans[label][name].estimator for name, label in chosen.items()}
+    plan = make_plan(prepared.plan.facts, {**asked, **wanted}, prepared.plan.num_particles)
+    for name, label in chosen.items():
+        plan.rows[name] = replace(plan.rows[name], reason=_reason(scores[name], label))
+    return plan
+
+
+def _reason(scores: Mapping[str, float], chosen: str) -> str:
+    others = sorted((value, label) for label, value in scores.items() if label != chosen)
+    beaten = ", ".join(f"{label} {value:.3g}" for value, label in others[:3])
+    return f"measured: least variance x runs, {scores[chosen]:.3g}" + (f" (then {beaten})" if beaten else "")

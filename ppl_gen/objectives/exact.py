@@ -1,0 +1,72 @@
+"""The bound by brute force: every joint value of all latents, whatever the plan says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.plan import Plan
+from ppl_gen.objectives.bound import Loss, RunProgram
+from ppl_gen.program import Facts, Site
+
+
+class Exact:
+    """The ELBO as a sum over all values of all latents: what `infer.check` holds estimates against.
+
+    It trusts nothing that a plan rests on: no dependency, no plate, no derivative through a latent.
+
+    Source: book eq. 20.59 and 20.76, written out.
+    """
+
+    kind = "exact"
+
+    def __call__(
+        self,
+        xp: Any,
+        run: RunProgram,
+        keys: list[Any],
+        plan: Plan,
+        weights: dict[str, Arrays],
+        averages: dict[str, Arrays],
+    ) -> Loss:
+        """See `Bound.__call__`."""
+        cut, value, buffers = list(plan), xp.zeros(()), {}
+        for fixed in joint_values(xp, plan.facts):
+            one = run(keys[0], fixed, cut)
+            bound = sum(xp.sum(term) for term in one.terms.values())
+            log_weight = sum(xp.sum(one.logq[name]) for name in cut)
+            value, buffers = value - xp.exp(log_weight) * bound, one.buffers
+        return Loss(value, xp.stop_gradient(value), averages, buffers)
+
+
+def num_joint_values(facts: Facts) -> float:
+    """How many there are; infinity where a latent is not binary or categorical."""
+    return math.prod(_levels(site) ** _elements(site) for site in facts.latents())
+
+
+def _levels(site: Site) -> float:
+    if site.distribution == "Bernoulli":
+        return 2
+    return site.size or math.inf if site.distribution == "Categorical" and not site.event_shape else math.inf
+
+
+def _elements(site: Site) -> int:
+    return math.prod((*site.batch_shape, *site.event_shape))
+
+
+def joint_values(xp: Any, facts: Facts) -> Iterator[Mapping[str, Array]]:
+    """Every joint value of the latents, as arrays."""
+    sites = list(facts.latents())
+    levels = [range(int(_levels(site))) for site in sites for _ in range(_elements(site))]
+    for flat in itertools.product(*levels):
+        supply, fixed = iter(flat), {}
+        for site in sites:
+            values = np.array([next(supply) for _ in range(_elements(site))])
+            kind = xp.float32 if site.distribution == "Bernoulli" else xp.int64
+            fixed[site.name] = xp.reshape(xp.asarray(values, dtype=kind), (*site.batch_shape, *site.event_shape))
+        yield fixed

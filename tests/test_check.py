@@ -1,0 +1,150 @@
+"""Claims about `infer.check` and about estimators that are chosen by measurement."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import ppl_gen as pg
+from ppl_gen import infer
+from ppl_gen.backends import reference
+from ppl_gen.errors import ProgramError
+from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
+from ppl_gen.estimators.base import Estimate, View
+from ppl_gen.infer.measure import evaluations, trials, worth_it
+from ppl_gen.infer.verbs import read
+from ppl_gen.objectives.exact import Exact
+from tests.small_programs import CASES
+
+
+class Short(Score):
+    """The score function with a tenth of its gradient left out: what a check is there to find."""
+
+    unbiased: ClassVar[bool] = False
+
+    def estimate(self, view: View) -> Estimate:
+        right = super().estimate(view)
+        return right._replace(surrogate=0.9 * right.surrogate)
+
+
+def audit(name: str, backend: str, **options: Any) -> infer.Report:
+    case = CASES[name]
+    return infer.check(case.model, case.guide, case.data, backend=backend, **options)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "bernoulli_chain", "two_branches"])
+def test_enumeration_by_runs_is_the_reference_backends_gradient(name: str, backend: str) -> None:
+    case = CASES[name]
+    params = reference.initial_params(case.model, case.guide, case.data)
+    truth = reference.gradient(case.model, case.guide, case.data, params)
+    found = infer.gradient(
+        case.model, case.guide, case.data, backend=backend, params=params, objective=Exact(), num_samples=1
+    )
+    for key, value in truth.items():
+        np.testing.assert_allclose(found[key][0], value, rtol=2e-4, atol=2e-5)
+
+
+def test_a_right_plan_agrees_and_a_ten_percent_bias_is_named(backend: str) -> None:
+    """200 000 draws put a 10 % bias at more than 6 standard errors; the report's false alarm rate is 1e-3."""
+    right = audit("bernoulli", backend, num_samples=200_000 if backend == "jax" else 4000, others=False)
+    assert right.ok and right.exact and "exact, all 2 joint values" in str(right) and "agrees" in str(right)
+    if backend == "jax":
+        wrong = audit("bernoulli", backend, num_samples=200_000, others=False, estimators={"z": Short(Constant(0.3))})
+        assert not wrong.ok and wrong.audits[0].biased == ["logit"] and "biased: logit" in str(wrong)
+
+
+def test_every_other_estimator_is_audited_too() -> None:
+    report = audit("auxiliary_bernoulli", "jax", num_samples=500)
+    names = [one.name for one in report.audits]
+    assert names[0] == "chosen" and {"Score", "Enumerate", "DisArm"} <= set(names) and "LeaveOneOut" not in names
+    assert all(not one.biased for one in report.audits)
+    by_name = {one.name: one for one in report.audits}
+    assert by_name["Enumerate"].variance < 1e-6 < by_name["Score"].variance and by_name["Enumerate"].cost == 4
+    frame = report.to_frame()
+    assert list(frame.index) == names and (frame["worst |z|"] < frame["bound"]).all()
+
+
+def test_where_nothing_can_be_enumerated_the_whole_cost_is_the_reference(backend: str) -> None:
+    report = audit("continuous_to_discrete", backend, num_samples=400, others=False)
+    assert not report.exact and "whole cost, 1600 samples" in report.reference and report.ok
+
+
+def test_signal_to_noise_is_that_of_the_draws() -> None:
+    """A single Bernoulli whose gradient is a known number: the ratio is mean over standard deviation."""
+    options: dict[str, Any] = {"estimators": {"z": Score(Constant(0.3))}, "num_samples": 4000}
+    found = audit("bernoulli", "jax", others=False, **options).audits[0]
+    case = CASES["bernoulli"]
+    draws = infer.gradient(case.model, case.guide, case.data, backend="jax", seed=9, **options)
+    mean = np.sqrt(sum((d.mean(0) ** 2).sum() for d in draws.values()))
+    spread = np.sqrt(sum(d.var(0).sum() for d in draws.values()))
+    assert abs(found.signal_to_noise / (mean / spread) - 1) < 0.15
+
+
+def test_measuring_keeps_the_best_and_says_by_how_much(backend: str) -> None:
+    case = CASES["bernoulli"]
+    row = infer.plan(case.model, case.guide, case.data, backend=backend, measure=True)["z"]
+    assert isinstance(row.estimator, Enumerate) and row.variance is not None and row.variance < 1e-6
+    assert row.reason.startswith("measured: least variance x runs") and "(then " in row.reason
+
+
+def test_measuring_leaves_what_was_asked_for() -> None:
+    case = CASES["auxiliary_bernoulli"]
+    first, second = infer.plan(case.model, case.guide, case.data, backend="jax")
+    asked = {first: Score(Constant(0.0))}
+    plan = infer.plan(case.model, case.guide, case.data, backend="jax", measure=True, estimators=asked)
+    assert plan[first].reason == "as asked" and plan[second].reason.startswith("measured")
+
+
+def test_pathwise_sites_are_left_alone() -> None:
+    case = CASES["continuous_to_discrete"]
+    plan = infer.plan(case.model, case.guide, case.data, backend="jax", measure=True)
+    assert isinstance(plan["z"].estimator, Pathwise) and "measured" in plan["k"].reason
+
+
+def small_net(x: Any) -> None:
+    with pg.plate("data", len(x)):
+        h = pg.sample("h", pg.dist.Bernoulli(logits=pg.param("top", pg.xp.zeros(12))).to_event(1))
+        pg.sample("x", pg.dist.Bernoulli(logits=pg.nn.linear("down", h, 6)).to_event(1), obs=x)
+
+
+def small_guide(x: Any) -> None:
+    with pg.plate("data", len(x)):
+        pg.sample("h", pg.dist.Bernoulli(logits=pg.nn.linear("up", x, 12)).to_event(1))
+
+
+BITS = (np.random.default_rng(0).random((20, 6)) < 0.4).astype(float)
+
+
+def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts() -> None:
+    prepared, _ = read(small_net, small_guide, BITS, "jax", None)
+    plans = trials(prepared, {})
+    assert {"Score", "DisArm"} <= set(plans) and "Enumerate" not in plans  # 4096 values of twelve units
+    enough = 10 * 400 * sum(evaluations(plan) for plan in plans.values())
+    assert worth_it(plans, enough) and not worth_it(plans, enough - 1)
+    short = infer.fit(small_net, small_guide, BITS, steps=3, backend="jax")
+    assert "discrete" in short.plan["h"].reason
+
+    def stop(running: infer.Running) -> None:
+        running.stop = True
+
+    long = infer.fit(small_net, small_guide, BITS, steps=enough, backend="jax", callbacks=[stop])
+    assert long.plan["h"].reason.startswith("measured") and "(then " in long.plan["h"].reason
+    fixed = infer.fit(
+        small_net, small_guide, BITS, steps=enough, backend="jax", callbacks=[stop], estimators={"h": Score()}
+    )
+    assert fixed.plan["h"].reason == "as asked"
+
+
+def test_check_refuses_what_fit_refuses() -> None:
+    case = CASES["bernoulli"]
+    with pytest.raises(ProgramError, match="site 'z'"):
+        infer.check(case.model, case.guide, case.data, estimators={"z": Pathwise()})
+
+
+def test_particles_bring_leave_one_out() -> None:
+    report = audit("bernoulli", "jax", num_samples=500, num_particles=3)
+    assert isinstance(report.audits[0].plan["z"].estimator, LeaveOneOut) and report.audits[0].cost == 3
+    averaged: Estimator = Score(MovingAverage())
+    assert audit("bernoulli", "jax", num_samples=500, others=False, estimators={"z": averaged}).ok
