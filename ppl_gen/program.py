@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Site:
         reach: which latents and parameters (prefix ``param:``) reach the density, and how.
         moving: those that reach the boundary of the support.
         num_features: width of the distribution's parameters as a baseline sees them; None for a lone element.
+        scaled: whether a handler scales the density beyond what its plates do.
+        marked: whether the program asks for the site to be enumerated.
     """
 
     name: str
@@ -95,6 +97,8 @@ class Site:
     reach: Mapping[str, Path] = field(default_factory=dict)
     moving: frozenset[str] = frozenset()
     num_features: int | None = None
+    scaled: bool = False
+    marked: bool = False
 
     @property
     def term(self) -> Term:
@@ -112,6 +116,7 @@ class Facts:
         mixes: (latent, term, plate) where an element of the latent moves other elements of the term in that plate.
         eager: why the program cannot be captured (a Python branch on a latent, ...); None where it can.
         relaxable: binary latents along whose value, taken as a real number, every cost is differentiable.
+        summed: how finite sites of the model alone are summed out, and the facts before: see `ppl_gen.sums`.
     """
 
     sites: Mapping[Term, Site]
@@ -119,6 +124,7 @@ class Facts:
     mixes: frozenset[tuple[str, Term, str]] = frozenset()
     eager: str | None = None
     relaxable: frozenset[str] = frozenset()
+    summed: Any = None
 
     def latents(self) -> Iterable[Site]:
         """The guide's random choices, in order."""

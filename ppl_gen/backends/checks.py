@@ -9,6 +9,7 @@ import numpy as np
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Facts, Path, Site, Term
+from ppl_gen.sums import is_summed
 
 Shape = tuple[int, ...]
 
@@ -53,6 +54,12 @@ def check_value(where: str, value: np.ndarray, inside: np.ndarray | bool, suppor
         )
 
 
+def is_scaled(scale: Any, plates: Iterable[tuple[int, int]]) -> bool:
+    """Whether a density's scale is more than its plates' (full size, size)."""
+    expected = np.prod([full / size for full, size in plates])
+    return not np.allclose(np.asarray(scale, dtype=float), expected, rtol=1e-5)
+
+
 def check_repeat(where: str, seen: Iterable[str], name: str) -> None:
     """Raise if a second site has the same name."""
     if name in seen:
@@ -73,7 +80,7 @@ def check_match(sites: Mapping[Term, Site]) -> None:
                     f"site '{name}' ({site.distribution}): expected a latent of the model; the model observes it. "
                     "Remove it from the guide."
                 )
-        if role == "model" and not site.observed and ("guide", name) not in sites:
+        if role == "model" and not site.observed and ("guide", name) not in sites and not is_summed(site, sites):
             kind = "a discrete latent" if site.support != "real" else "a latent"
             raise ProgramError(
                 f"site '{name}' ({site.distribution}): expected {kind} to be in the guide too; got it in the model only. "

@@ -22,10 +22,11 @@ def find_mixes(sites: Mapping[Term, Site], values: Values, densities: Probe) -> 
 
     Args:
         sites: all sites.
-        values: latent -> (its value, other values: extreme ones where the support has any, and draws).
+        values: latent, or site that is summed out -> (its value, other values: extreme ones where the support has
+            any, and draws).
         densities: given some latents' values, the rest being kept, each term's density elements and weights.
     """
-    latents = {name: sites["guide", name] for name in values}
+    latents = {name: sites.get(("guide", name)) or sites["model", name] for name in values}
     found: set[tuple[str, Term, str]] = set()
     for plate in sorted({plate for site in latents.values() for plate in site.plates}):
         members = [name for name, site in latents.items() if plate in site.plates and _length(site, plate) > 1]
@@ -41,13 +42,14 @@ def find_mixes(sites: Mapping[Term, Site], values: Values, densities: Probe) -> 
 
 def mixes_all(sites: Mapping[Term, Site], latents: Iterable[str]) -> Mixes:
     """What must be assumed of latents that left the array library: they move every element of what follows."""
+    own = {name: sites.get(("guide", name)) or sites.get(("model", name)) for name in latents}
     return frozenset(
         (name, term, plate)
-        for name in latents
-        if ("guide", name) in sites
+        for name, latent in own.items()
+        if latent is not None
         for term, site in sites.items()
         if name in site.reach
-        for plate in sites["guide", name].plates
+        for plate in latent.plates
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
+from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.leave_one_out import LeaveOneOut
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.score import Score
@@ -24,6 +25,10 @@ def choose(site: Site, facts: Facts, num_particles: int, asked: Estimator | None
     """
     if asked is not None:
         return _checked(asked, site, facts, num_particles), "as asked"
+    if site.marked:
+        against = Enumerate().refusal(site, facts, num_particles)
+        if against is None:
+            return Enumerate(), "marked for enumeration in the program"
     smooth = Pathwise()
     why_not = smooth.refusal(site, facts, num_particles)
     if why_not is None:

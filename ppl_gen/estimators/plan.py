@@ -10,6 +10,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.choose import choose
 from ppl_gen.program import Facts, Term
+from ppl_gen.sums import describe_sums, plan_sums
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
     Raises:
         ProgramError: an unknown site, or an estimator that would be wrong.
     """
-    asked = dict(estimators or {})
+    facts, asked = plan_sums(facts), dict(estimators or {})
     names = [site.name for site in facts.latents()]
     for name in asked:
         if name != "*" and name not in names:
@@ -130,5 +131,5 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         rows[site.name] = Row(
             site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
         )
-    notes = (f"runs eagerly: {facts.eager} leaves the array library",) if facts.eager else ()
-    return Plan(rows, facts, num_particles, notes)
+    notes = [f"runs eagerly: {facts.eager} leaves the array library"] if facts.eager else []
+    return Plan(rows, facts, num_particles, (*describe_sums(facts), *notes))

@@ -17,7 +17,7 @@ from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import best_plan, trials, with_plan, worth_it
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
+from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare, under
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Batch, Latent
@@ -79,11 +79,13 @@ def fit(
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
     """
     _check_options(steps, learning_rate, compile, patience, validation)
+    objective = ELBO() if objective is None else objective
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
     prepared, source = _open(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
+    prepared = under(prepared, objective, seed)
     if prepared.idle:
         warnings.warn(
             f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2
@@ -93,16 +95,16 @@ def fit(
             "the program states no parameters: there is nothing to learn. Register networks with module().",
             stacklevel=2,
         )
-    plans = trials(prepared, estimators or {}) if compile is not False else {}
+    plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
     if worth_it(plans, steps):
-        best = best_plan(prepared, source.first(), estimators or {}, seed, objective or ELBO(), plans)
+        best = best_plan(prepared, source.first(), estimators or {}, seed, objective, plans)
         prepared = with_plan(prepared, best, seed)
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)
         trainer = prepared.backend.Trainer(
             prepared.program,
-            objective or ELBO(),
+            objective,
             prepared.plan,
             prepared.start,
             optimizer,

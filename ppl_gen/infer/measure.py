@@ -11,6 +11,7 @@ import numpy as np
 from ppl_gen import estimators as known
 from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
 from ppl_gen.infer.prepare import Prepared, start_baselines
+from ppl_gen.objectives import ELBO
 from ppl_gen.program import PARAM, Batch
 
 Draws = dict[str, np.ndarray]
@@ -130,14 +131,18 @@ def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, steps: 
     )
 
 
-def trials(prepared: Prepared, asked: Mapping[str, Estimator]) -> dict[str, Plan]:
+def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = None) -> dict[str, Plan]:
     """Estimator's name -> the plan that has it at every discrete site that it suits; what was asked for stays."""
+    objective = ELBO() if objective is None else objective
+    if objective.at_fixed_values:
+        return {}
     plan, found = prepared.plan, {}
     free = [n for n, row in plan.rows.items() if row.estimator.cuts and n not in asked and "*" not in asked]
     for label, estimator in candidates(plan).items():
         wanted = {n: estimator for n in free if _suits(plan, n, estimator)}
         trial = make_plan(plan.facts, {**asked, **wanted}, plan.num_particles)
-        if wanted and evaluations(trial) <= MOST_RUNS * plan.num_particles:
+        right = objective.refusal(trial) is None
+        if wanted and right and evaluations(trial) <= MOST_RUNS * plan.num_particles:
             found[label] = trial
     return found
 
@@ -151,7 +156,7 @@ def best_plan(
     prepared: Prepared, batch: Batch, asked: Mapping[str, Estimator], seed: int, objective: Any, plans: Any = None
 ) -> Plan:
     """The plan with each discrete site's best estimator by variance times runs, as measured; `asked` stays."""
-    plans = trials(prepared, asked) if plans is None else plans
+    plans = trials(prepared, asked, objective) if plans is None else plans
     scores: dict[str, dict[str, float]] = {}
     for label, trial in plans.items():
         found = measure(with_plan(prepared, trial, seed), batch, SAMPLES, seed, objective)

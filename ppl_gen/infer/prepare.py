@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
+from ppl_gen.objectives import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 
 
@@ -121,6 +122,21 @@ def prepare(
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(facts, estimators, num_particles)
         return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def under(prepared: Prepared, objective: Any, seed: int) -> Prepared:
+    """The same program with the plan that `objective` uses.
+
+    Raises:
+        TypeError: no objective.
+        ProgramError: the objective would be wrong under the plan.
+    """
+    if not isinstance(objective, Bound):
+        raise TypeError(
+            f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
+        )
+    plan = objective.accept(prepared.plan)
+    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
 
 
 def start_baselines(facts: Facts, plan: Plan, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

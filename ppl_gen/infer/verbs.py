@@ -12,7 +12,7 @@ from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer.measure import best_plan, with_plan
 from ppl_gen.infer.measure import measure as run_measure
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare
+from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare, under
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Batch
 
@@ -111,6 +111,7 @@ def gradient(
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
+    prepared = under(prepared, objective or ELBO(), seed)
     with backends.tripwire(prepared.backend.name):
         found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
             prepared.program, objective or ELBO(), prepared.plan, prepared.start, batch, num_samples, seed

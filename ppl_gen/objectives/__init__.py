@@ -2,5 +2,7 @@
 
 from ppl_gen.objectives.bound import Bound, Loss
 from ppl_gen.objectives.elbo import ELBO
+from ppl_gen.objectives.importance_weighted import ImportanceWeighted
+from ppl_gen.objectives.renyi import Renyi
 
-__all__ = ["ELBO", "Bound", "Loss"]
+__all__ = ["ELBO", "Bound", "ImportanceWeighted", "Loss", "Renyi"]

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.enumerate import Enumerate
+from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.program import PLATE, Draw, Facts, Run, Site, Term, assignments
+from ppl_gen.sums import sum_out
 
-RunProgram = Callable[[Any, Mapping[str, Any], Collection[str]], Run]
 Costs = dict[Term, Array]
+
+
+
+class RunProgram(Protocol):
+    """Runs guide and model on the batch."""
+
+    def __call__(
+        self, key: Any, fixed: Mapping[str, Any], cut: Collection[str], *, frozen: bool = False, guide: bool = True
+    ) -> Run:
+        """One run: fixed values stand for draws, cut sites pass no gradient; `frozen`: nor do parameters."""
 
 
 class Loss(NamedTuple):
@@ -42,6 +54,7 @@ class Particles:
         keys: one per particle, of noise not used yet.
         plan: the estimators.
         fixed: what is tried (`Enumerate`) or drawn otherwise (relaxations) in every run.
+        same_rows: whether all particles see the subsample that the first one draws.
         runs: one per particle.
         costs: their terms, weighted by the probability of what is tried.
     """
@@ -51,6 +64,7 @@ class Particles:
     keys: list[Any]
     plan: Plan
     fixed: Mapping[str, Any]
+    same_rows: bool = False
     runs: list[Run] = field(default_factory=list)
     costs: list[Costs] = field(default_factory=list)
 
@@ -58,8 +72,15 @@ class Particles:
         """Draw."""
         self.cut = [name for name, row in self.plan.rows.items() if row.estimator.cuts]
         self.tried = [n for n, row in self.plan.rows.items() if isinstance(row.estimator, Enumerate)]
-        self.runs = [self.run(self._fresh(k), self.fixed, self.cut) for k in range(len(self.keys))]
+        self.runs = []
+        for k in range(len(self.keys)):
+            self.runs.append(self.run(self._fresh(k), {**self.fixed, **self._rows()}, self.cut))
         self.costs = [self.weighted(run) for run in self.runs]
+
+    def _rows(self) -> Mapping[str, Any]:
+        """The first particle's subsample, where the others are to see it too."""
+        first = self.runs[0].values if self.runs and self.same_rows else {}
+        return {name: value for name, value in first.items() if name.startswith(PLATE)}
 
     def _fresh(self, particle: int) -> Any:
         self.keys[particle], now = self.xp.split_key(self.keys[particle], 2)
@@ -79,6 +100,10 @@ class Particles:
                 cost = cost * reduced(self.xp.mean, weight, [d for d in range(-weight.ndim, 0) if d not in own])
             result[term] = cost
         return result
+
+    def replay(self, particle: int, *, frozen: bool = False) -> Run:
+        """The particle's run on the values it has; `frozen`: no gradient reaches parameters but through these."""
+        return self.run(self._fresh(particle), self.runs[particle].values, self.cut, frozen=frozen)
 
     def rerun(self, particle: int, name: str, value: Array, *, live: bool = False) -> Run:
         """The particle's run with one site's value replaced, and what depends on it drawn afresh; `live`: as relaxed."""
@@ -155,9 +180,13 @@ class Bound(ABC):
 
     Attributes:
         kind: of the likelihood it gives: "exact", "lower_bound", ...
+        at_fixed_values: whether every value is taken as it was drawn, so that no site's estimator is asked.
+        same_rows: whether particles are compared element by element, and so must see the same subsample.
     """
 
-    kind: ClassVar[str]
+    kind: str
+    at_fixed_values: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, particles: Particles) -> Array:
@@ -170,6 +199,31 @@ class Bound(ABC):
     @abstractmethod
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """The same from the other particles alone: a baseline."""
+
+    def live(self, particles: Particles, value: Array) -> Array:
+        """Scalar whose gradient is followed besides the sites' own: the value, or what has a better one."""
+        return value
+
+    def refusal(self, plan: Plan) -> str | None:
+        """Why this objective would be wrong under `plan`; None where it is right."""
+        return None
+
+    def accept(self, plan: Plan) -> Plan:
+        """The plan as this objective uses it.
+
+        Raises:
+            ProgramError: the objective would be wrong under it.
+        """
+        refusal = self.refusal(plan)
+        if refusal is not None:
+            raise ProgramError(
+                f"objective: expected one that is right for the program and its plan; got {self!r}, but {refusal}."
+            )
+        if not self.at_fixed_values:
+            return plan
+        reason = f"{type(self).__name__} takes values as they were drawn"
+        rows = {n: replace(row, estimator=Held(), cost=1, reason=reason) for n, row in plan.rows.items()}
+        return Plan(rows, plan.facts, plan.num_particles, plan.notes)
 
     def share(self, num_particles: int) -> float:
         """Weight of one particle's signal in what is maximised."""
@@ -194,14 +248,15 @@ class Bound(ABC):
             weights: site -> weights of its estimator.
             averages: site -> running averages of its estimator.
         """
+        run = summed(xp, run, plan.facts)
         sites = {name: plan.facts.sites["guide", name] for name in plan}
         tried = {n: sites[n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
         drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw()) is not None}
         surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
         for fixed in assignments(tried):
-            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn})
+            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, self.same_rows)
             bound = self.value(particles)
-            surrogate, value = surrogate - bound, value - xp.stop_gradient(bound)
+            surrogate, value = surrogate - self.live(particles, bound), value - xp.stop_gradient(bound)
             for name, row in plan.rows.items():
                 view = SiteView(particles, self, sites[name], weights.get(name, {}), averages.get(name, {}))
                 estimate = row.estimator.estimate(view)
@@ -212,8 +267,21 @@ class Bound(ABC):
         return Loss(surrogate, value, averages, buffers)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
+        options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k != "kind")
         return f"{type(self).__name__}({options})"
+
+
+def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
+    """The same runs, the model's own finite sites summed out."""
+    if facts.summed is None:
+        return run
+
+    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
+        first = run(key, fixed, cut, **options)
+        known = {**fixed, **first.values}
+        return sum_out(xp, facts, first, lambda choices: run(key, {**known, **choices}, cut, guide=False, **options))
+
+    return whole
 
 
 def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Loss, RunProgram
+from ppl_gen.objectives.bound import Loss, RunProgram, summed
 from ppl_gen.program import Facts, Site
 
 
@@ -35,6 +35,7 @@ class Exact:
         averages: dict[str, Arrays],
     ) -> Loss:
         """See `Bound.__call__`."""
+        run = summed(xp, run, plan.facts)
         cut, value, buffers = list(plan), xp.zeros(()), {}
         for fixed in joint_values(xp, plan.facts):
             one = run(keys[0], fixed, cut)

@@ -15,7 +15,8 @@ from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
-from ppl_gen.program import Batch
+from ppl_gen.program import Batch, Run
+from ppl_gen.sums import sum_out
 
 __all__ = [
     "Program",
@@ -101,6 +102,12 @@ def draw(
 
     def once(key: Any) -> Any:
         run = program.run(params, buffers, key, batch, guide=guide, predictive=predictive)
+        if guide and not predictive:
+
+            def again(choices: Mapping[str, Any]) -> Run:
+                return program.run(params, buffers, key, batch, {**run.values, **choices}, guide=False)
+
+            run = sum_out(xp, prepared.plan.facts, run, again)
         return {"values": run.values, "terms": run.terms, "records": run.records}
 
     call = once if prepared.plan.facts.eager or num_samples == 1 else jax.jit(once)

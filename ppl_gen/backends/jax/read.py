@@ -21,6 +21,7 @@ from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
+from ppl_gen.sums import is_summed
 
 Array = Any
 OPAQUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
@@ -42,12 +43,13 @@ def read(program: Program, batch: Batch) -> Facts:
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             _check_observation(where, msg)
         sites[role, msg["name"]] = site = _site(role, msg, plates)
-        if role == "guide" and not site.observed:
+        if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
             more[site.name] = [np.array(other) for other in found]
 
     with numpyro.validation_enabled(True):
         run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
+    run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
     program.open = False
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
@@ -132,12 +134,19 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
         num_features=_num_features(fn),
+        scaled=msg["scale"] is not None and _scaled(msg),
+        marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
 
 
 def _kind(fn: Any) -> str:
     """The distribution's name as Pyro, and the user, knows it."""
     return type(core(fn)).__name__.removesuffix("Logits").removesuffix("Probs")
+
+
+def _scaled(msg: Any) -> bool:
+    frames = msg["cond_indep_stack"]
+    return checks.is_scaled(msg["scale"], [(msg["full_sizes"].get(f.name, f.size), f.size) for f in frames])
 
 
 def _num_features(fn: Any) -> int | None:
@@ -147,7 +156,7 @@ def _num_features(fn: Any) -> int | None:
 
 def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> tuple[dict[Term, Site], str | None]:
     """The same sites with what reaches them; and why the program cannot be traced, if so."""
-    latents = {name: value for name, value in run.values.items() if ("guide", name) in sites}
+    latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     try:
         return _traced(program, batch, run, sites, latents), None
     except OPAQUE as error:
@@ -184,7 +193,7 @@ def _traced(
 def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:
     """The binary latents that may be taken as real numbers: NumPyro draws integers, which no derivative passes."""
     binary = {s.name for s in sites.values() if s.role == "guide" and not s.observed and s.distribution == "Bernoulli"}
-    latents = {name: value for name, value in run.values.items() if ("guide", name) in sites}
+    latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     relaxed = {name: jnp.asarray(value, float) if name in binary else value for name, value in latents.items()}
     if not binary:
         return frozenset()

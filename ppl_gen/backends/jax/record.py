@@ -106,6 +106,7 @@ class Recorder(Messenger):
         self.run.records[name] = msg["value"]
         plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"]}
         if self.observer is not None:
+            msg["full_sizes"] = self._sizes
             self.observer(self.role, msg, plates)
         if self.role == "guide" and not msg["is_observed"]:
             self.run.values[name] = msg["value"]

@@ -58,8 +58,9 @@ def split_batch(batch: Batch) -> tuple[Arguments, Any]:
 def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
-    def run(key: Array, fixed: Mapping[str, Any], cut: Any) -> Any:
-        return program.run(state.params, state.buffers, key, batch, fixed, cut)
+    def run(key: Array, fixed: Mapping[str, Any], cut: Any, *, frozen: bool = False, guide: bool = True) -> Any:
+        params = jax.lax.stop_gradient(state.params) if frozen else state.params
+        return program.run(params, state.buffers, key, batch, fixed, cut, guide=guide)
 
     keys = list(jax.random.split(key, plan.num_particles))
     return objective(dialect.xp, run, keys, plan, state.weights, state.averages)

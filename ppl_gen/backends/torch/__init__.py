@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
 from ppl_gen.backends.torch.train import Trainer, sample_gradients
-from ppl_gen.program import Batch
+from ppl_gen.program import Batch, Run
+from ppl_gen.sums import sum_out
 
 __all__ = [
     "Program",
@@ -99,10 +101,17 @@ def draw(
 ) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
     """Independent runs of the trained program in evaluation mode, as NumPy: values, terms and records."""
     with prepared.session(seed, train=False), torch.no_grad():
-        runs = [prepared.program.run(batch, guide=guide, predictive=predictive) for _ in range(num_samples)]
-        for run in runs:
+        for _ in range(num_samples):
+            run = prepared.program.run(batch, guide=guide, predictive=predictive)
+            if guide and not predictive:
+                run = sum_out(xp, prepared.plan.facts, run, partial(_again, prepared.program, batch, run))
             parts = {"values": run.values, "terms": run.terms, "records": run.records}
             yield {part: {k: to_numpy(v) for k, v in found.items()} for part, found in parts.items()}
+
+
+def _again(program: Program, batch: Batch, run: Run, choices: Mapping[str, Any]) -> Run:
+    """The model once more on the guide's values and these choices of the sites that are summed out."""
+    return program.run(batch, {**run.values, **choices}, guide=False)
 
 
 def host_function(prepared: Any, state: None, function: Callable[..., Any]) -> Callable[..., np.ndarray]:

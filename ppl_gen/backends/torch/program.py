@@ -81,6 +81,17 @@ class Program:
             for module, training in before:
                 module.training = training
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradient reaches the parameters from what runs inside."""
+        for leaf in self.params.values():
+            leaf.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for leaf in self.params.values():
+                leaf.requires_grad_()
+
     def _borrow(self, tensor: Tensor, data: Tensor | None = None) -> None:
         """Put our data into the user's tensor until the session ends."""
         if id(tensor) in self._theirs:

@@ -19,6 +19,7 @@ from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.record import is_bookkeeping
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
+from ppl_gen.sums import is_summed
 
 
 def read(program: Program, batch: Batch) -> Facts:
@@ -118,7 +119,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
-            if role == "guide" and not site.observed:
+            if (role == "guide" and not site.observed) or is_summed(site, sites):
                 values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
                 msg["value"] = tracker.source(site.name, msg["value"].detach())
 
@@ -157,7 +158,15 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         reach=tracker.reach(*inside),
         moving=frozenset(tracker.reach(*boundary)) if boundary else frozenset(),
         num_features=_num_features(fn),
+        scaled=_scaled(msg),
+        marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
+
+
+def _scaled(msg: Any) -> bool:
+    frames = [f for f in msg["cond_indep_stack"] if f.size]
+    scale = msg["scale"].detach().cpu().numpy() if isinstance(msg["scale"], Tensor) else msg["scale"]
+    return checks.is_scaled(scale, [(f.full_size or f.size, f.size) for f in frames])
 
 
 def _num_features(fn: Any) -> int | None:

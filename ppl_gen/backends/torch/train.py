@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool
 def evaluate(program: Program, objective: Any, plan: Any, weights: Tree, averages: Tree, batch: Batch) -> Any:
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
-    def run(key: None, fixed: Mapping[str, Any], cut: Any) -> Any:
-        return program.run(batch, fixed, cut)
+    def run(key: None, fixed: Mapping[str, Any], cut: Any, *, frozen: bool = False, guide: bool = True) -> Any:
+        with program.frozen() if frozen else nullcontext():
+            return program.run(batch, fixed, cut, guide=guide)
 
     return objective(dialect.xp, run, [None] * plan.num_particles, plan, weights, averages)
 

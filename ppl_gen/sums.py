@@ -1,0 +1,230 @@
+"""Finite latents that stand in the model only are summed out, exactly: which runs that takes, and the elimination.
+
+A term of the log density is a table over the values of the summed sites that it reads. Sites that no term reads
+together share a colour and are tried together, so a chain of any length with K levels takes K^2 runs. The tables
+are then combined by variable elimination, innermost plates first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ppl_gen.errors import ProgramError
+from ppl_gen.program import Choice, Facts, Run, Site, Term, merge
+
+Array = Any
+MOST_RUNS = 256
+MOST_LEVELS = 64
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How the model's own finite sites are summed out.
+
+    Attributes:
+        sites: in order of elimination.
+        reads: term -> the summed sites it is a table over, in order of elimination.
+        colors: site -> its place among the digits of a trial.
+        levels: values of each colour.
+        root: site -> the last site of its connected group, which the group's term is named after.
+    """
+
+    sites: tuple[Site, ...]
+    reads: Mapping[Term, tuple[str, ...]]
+    colors: Mapping[str, int]
+    levels: tuple[int, ...]
+    root: Mapping[str, str]
+
+    def trials(self) -> Iterator[tuple[int, ...]]:
+        """Every digit of every colour."""
+        return itertools.product(*(range(n) for n in self.levels))
+
+
+def is_summed(site: Site, sites: Mapping[Term, Site]) -> bool:
+    """Whether a site stands in the model only and is small enough to be summed out."""
+    return (
+        site.role == "model"
+        and not site.observed
+        and ("guide", site.name) not in sites
+        and site.support == "finite"
+        and site.size is not None
+        and site.size <= MOST_LEVELS
+    )
+
+
+def plan_sums(facts: Facts) -> Facts:
+    """The facts as they are once the model's own finite sites are summed out; `summed` says how.
+
+    Raises:
+        ProgramError: a sum that plates do not allow, or one of too many runs.
+    """
+    summed = [site for site in facts.sites.values() if is_summed(site, facts.sites)]
+    if not summed:
+        return facts
+    place = {site.name: i for i, site in enumerate(summed)}
+    summed.sort(key=lambda site: (-len(site.plates), place[site.name]))  # innermost plates first, else as they come
+    names = [site.name for site in summed]
+    reads = {}
+    for term, site in facts.sites.items():
+        found = tuple(name for name in names if name in site.reach or term == ("model", name))
+        if found and term[0] == "model":
+            reads[term] = found
+    _check(facts, reads)
+    colors = _colors(names, reads.values())
+    size = {site.name: site.size or 1 for site in summed}
+    levels = tuple(max(size[n] for n in names if colors[n] == c) for c in range(max(colors.values()) + 1))
+    if math.prod(levels) > MOST_RUNS:
+        raise ProgramError(
+            f"site '{names[0]}': expected finite latents of the model that {MOST_RUNS} runs can sum out; got {math.prod(levels)}. "
+            "Add some of them to the guide."
+        )
+    sums = Sums(tuple(summed), reads, colors, levels, _roots(names, reads.values()))
+    return replace(_reduced(facts, sums), summed=(sums, facts))
+
+
+def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
+    for term, names in reads.items():
+        if facts.sites[term].scaled:
+            raise ProgramError(
+                f"site '{term[1]}' ({facts.sites[term].distribution}): expected no scale but its plates', for a sum over "
+                f"'{names[0]}'; got another. Add '{names[0]}' to the guide, or drop the scale."
+            )
+        for name in names:
+            own = facts.sites["model", name]
+            wide = {p for p, dim in own.plates.items() if len(own.batch_shape) >= -dim and own.batch_shape[dim] > 1}
+            lost = wide - set(facts.sites[term].plates)
+            mixed = {plate for plate in wide if (name, term, plate) in facts.mixes}
+            for plate in sorted(lost | mixed):
+                raise ProgramError(
+                    f"site '{name}' ({own.distribution}): expected elements of plate '{plate}' that can be summed out side by side; "
+                    f"they meet at site '{term[1]}'. Add '{name}' to the guide."
+                )
+
+
+def _colors(names: list[str], groups: Any) -> dict[str, int]:
+    """Greedy: sites that one term reads together differ."""
+    colors: dict[str, int] = {}
+    for name in names:
+        taken = {colors[other] for group in groups if name in group for other in group if other in colors}
+        colors[name] = next(c for c in itertools.count() if c not in taken)
+    return colors
+
+
+def _roots(names: list[str], groups: Any) -> dict[str, str]:
+    """Site -> the last of those that are connected to it by terms."""
+    root = {name: name for name in names}
+    for group in groups:
+        joined = {root[name] for name in group}
+        last = max(joined, key=names.index)
+        root = {name: last if own in joined else own for name, own in root.items()}
+    return root
+
+
+def _reduced(facts: Facts, sums: Sums) -> Facts:
+    """One observed term for each group in place of its members."""
+    sites, mixes = dict(facts.sites), set(facts.mixes)
+    for root in dict.fromkeys(sums.root.values()):
+        members = [term for term, names in sums.reads.items() if sums.root[names[0]] == root]
+        own = {site.name for site in sums.sites}
+        reach = merge(*(facts.sites[term].reach for term in members))
+        kept = {source: path for source, path in reach.items() if source not in own}
+        moving = frozenset().union(*(facts.sites[term].moving for term in members)) - own
+        final = replace(facts.sites["model", root], observed=True, reach=kept, moving=moving)
+        mixes |= {(name, final.term, plate) for name, term, plate in facts.mixes if term in members}
+        for term in members:
+            sites.pop(term)
+        sites[final.term] = final
+    gone = {site.name for site in sums.sites}
+    return replace(facts, sites=sites, mixes=frozenset(m for m in mixes if m[0] not in gone and m[1] in sites))
+
+
+class _Table(NamedTuple):
+    """A factor: `array` is (levels of each site of `over`, ..., batch dimensions)."""
+
+    over: tuple[str, ...]
+    array: Array
+    plates: Mapping[str, int]
+
+
+def describe_sums(facts: Facts) -> list[str]:
+    """What the plan says of them."""
+    if facts.summed is None:
+        return []
+    sums, _ = facts.summed
+    sites = ", ".join(f"{site.name} ({site.distribution}, {site.size} levels)" for site in reversed(sums.sites))
+    return [f"summed out exactly, by {math.prod(sums.levels)} runs of the model: {sites}"]
+
+
+def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any]], Run]) -> Run:
+    """The run with each group's terms replaced by the log of their sum.
+
+    Args:
+        xp: array namespace.
+        facts: from `plan_sums`.
+        first: a run; the values its guide drew stay.
+        again: (summed sites' choices) -> the model run on those values.
+    """
+    if facts.summed is None:
+        return first
+    sums, facts = facts.summed
+    trials = {digits: again(_choices(sums, digits)) for digits in sums.trials()}
+    factor = {plate: value for found in first.factors.values() for plate, value in found.items()}
+    batch = max((-dim for term in sums.reads for dim in facts.sites[term].plates.values()), default=0)
+    tables = [_tabulate(xp, sums, facts, term, trials, factor, batch) for term in sums.reads]
+    terms = {term: value for term, value in first.terms.items() if term not in sums.reads}
+    for site in sums.sites:
+        with_it = [table for table in tables if site.name in table.over]
+        tables = [table for table in tables if site.name not in table.over]
+        joined = _eliminate(xp, site, with_it, factor, batch)
+        if joined.over:
+            tables.append(joined)
+        else:
+            scale = math.prod(factor.get(plate, 1.0) for plate in joined.plates)
+            terms["model", sums.root[site.name]] = (
+                terms.get(("model", sums.root[site.name]), 0.0) + scale * joined.array
+            )
+    return replace(first, terms=terms)
+
+
+def _choices(sums: Sums, digits: tuple[int, ...]) -> dict[str, Choice]:
+    return {site.name: Choice(digits[sums.colors[site.name]] % (site.size or 1)) for site in sums.sites}
+
+
+def _tabulate(
+    xp: Any, sums: Sums, facts: Facts, term: Term, trials: Mapping[Any, Run], factor: Mapping[str, float], batch: int
+) -> _Table:
+    over, plates = sums.reads[term], facts.sites[term].plates
+    size = {site.name: site.size or 1 for site in sums.sites}
+    scale = math.prod(factor.get(plate, 1.0) for plate in plates)
+    cells = []
+    for values in itertools.product(*(range(size[name]) for name in over)):
+        digits = [0] * len(sums.levels)
+        for name, value in zip(over, values, strict=True):
+            digits[sums.colors[name]] = value
+        value_there: Array = trials[tuple(digits)].terms[term]
+        cell = value_there / scale
+        cells.append(xp.reshape(cell, (*(1 for _ in range(batch - cell.ndim)), *cell.shape)))
+    stacked = xp.stack(xp.broadcast_arrays(*cells))
+    return _Table(over, xp.reshape(stacked, (*(size[name] for name in over), *stacked.shape[1:])), plates)
+
+
+def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, float], batch: int) -> _Table:
+    """The log of the sum over one site of the product of the tables that read it."""
+    over = tuple(dict.fromkeys(name for table in tables for name in table.over))
+    total: Any = 0.0
+    for table in tables:
+        inner = {plate: dim for plate, dim in table.plates.items() if plate not in site.plates}
+        array = table.array
+        for plate, dim in inner.items():  # elements of inner plates are independent given the site
+            array = factor.get(plate, 1.0) * xp.sum(array, axis=dim, keepdims=True)
+        order = [table.over.index(name) for name in over if name in table.over]
+        array = xp.permute_dims(array, (*order, *range(len(order), array.ndim)))
+        sizes = iter(array.shape[: len(order)])
+        lead = [next(sizes) if name in table.over else 1 for name in over]
+        total = total + xp.reshape(array, (*lead, *array.shape[len(order) :]))
+    summed = xp.logsumexp(total, axis=over.index(site.name))
+    return _Table(tuple(name for name in over if name != site.name), summed, site.plates)
