@@ -13,7 +13,7 @@ from ppl_gen.backends import reference
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
-from ppl_gen.infer.measure import evaluations, trials, worth_it
+from ppl_gen.infer.measure import Measured, evaluations, trials, worth_it
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives.exact import Exact
 from tests.small_programs import CASES
@@ -148,3 +148,31 @@ def test_particles_bring_leave_one_out() -> None:
     assert isinstance(report.audits[0].plan["z"].estimator, LeaveOneOut) and report.audits[0].cost == 3
     averaged: Estimator = Score(MovingAverage())
     assert audit("bernoulli", "jax", num_samples=500, others=False, estimators={"z": averaged}).ok
+
+
+def needle(x: Any) -> None:
+    """All of six coins must fall heads before anything is gained: one draw in 64 tells."""
+    z = pg.sample("z", pg.dist.Bernoulli(logits=pg.xp.zeros(6)).to_event(1))
+    pg.factor("prize", 50.0 * pg.xp.prod(pg.xp.astype(z, pg.xp.float32)))
+
+
+def coins(x: Any) -> None:
+    pg.sample("z", pg.dist.Bernoulli(logits=pg.param("logits", pg.xp.zeros(6))).to_event(1))
+
+
+def test_a_rare_signal_is_said_with_what_to_try(backend: str) -> None:
+    """A guide equal to the prior: the cost is zero but for the prize, so one draw in 64 has any gradient."""
+    options: dict[str, Any] = {"estimators": {"z": Score(Constant(0.0))}, "backend": backend}
+    report = infer.check(needle, coins, np.zeros(1), num_samples=1000, others=False, **options)
+    assert report.audits[0].complaint and "num_particles" in report.audits[0].complaint
+    assert "rare signal" in str(report)
+    case = CASES["bernoulli_chain"]
+    fine = infer.check(case.model, case.guide, case.data, backend=backend, num_samples=200, others=False)
+    assert fine.audits[0].complaint is None and "rare signal" not in str(fine)
+
+
+def test_the_share_of_draws_is_the_share_of_non_zero_ones() -> None:
+    draws = np.zeros((1000, 2))
+    draws[::50] = 1.0, -1.0
+    prepared, _ = read(small_net, small_guide, BITS, "jax", None)
+    assert abs(Measured(prepared.plan, {"w": draws}).carried_by - 0.02) < 1e-9

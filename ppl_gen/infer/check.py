@@ -33,6 +33,7 @@ class Audit:
         cost: runs of the program per step.
         signal_to_noise: length of the mean gradient over the root of the variance, one step.
         components: number of components compared.
+        complaint: what to try where the signal is weak; None where it is not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Audit:
     cost: int
     signal_to_noise: float
     components: int
+    complaint: str | None = None
 
     @property
     def bound(self) -> float:
@@ -90,7 +92,8 @@ class Report:
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         bound = self.audits[0].bound
-        return "\n".join([f"reference: {self.reference}; by luck |z| < {bound:.2f}", *table])
+        said = [text for text in [self.audits[0].complaint] if text]
+        return "\n".join([f"reference: {self.reference}; by luck |z| < {bound:.2f}", *table, *said])
 
     __repr__ = __str__
 
@@ -192,7 +195,7 @@ def _audit(name: str, found: Measured, truth: Draws) -> Audit:
         floor = 1e-4 * (1 + np.abs(reference.mean(0)))  # rounding of single precision
         z[param] = float(np.max(np.abs(draws.mean(0) - reference.mean(0)) / np.maximum(np.sqrt(error), floor)))
     components = sum(draws[0].size for draws in found.draws.values())
-    return Audit(name, found.plan, z, found.variance, found.cost, found.signal_to_noise, components)
+    return Audit(name, found.plan, z, found.variance, found.cost, found.signal_to_noise, components, found.complaint())
 
 
 def _squared_error(draws: np.ndarray) -> Any:

@@ -17,6 +17,7 @@ from ppl_gen.program import PARAM, Batch
 Draws = dict[str, np.ndarray]
 MOST_RUNS = 16  # of the program per step and particle, for what is chosen without being asked for
 SAMPLES = 200
+FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
 SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
 WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
 
@@ -49,6 +50,31 @@ class Measured:
         squares = sum(float((values.mean(0) ** 2).sum()) for values in self.draws.values())
         count = len(next(iter(self.draws.values())))
         return float(np.sqrt(max(0.0, squares - self.variance / count) / max(self.variance, 1e-300)))
+
+    @property
+    def carried_by(self) -> float:
+        """Share of the draws that carry the gradient: (sum |g|)^2 / (n sum |g|^2), with |g| the deviation from the median.
+
+        One where all draws count alike; the share of non-zero signals where the others are zero.
+        """
+        flat = np.concatenate([v.reshape(len(v), -1) for v in self.draws.values()], axis=1).astype(float)
+        sizes = np.sqrt(((flat - np.median(flat, axis=0)) ** 2).sum(1))
+        if not sizes.any():
+            return float(flat.any())  # no noise at all, or nothing at all
+        return float(sizes.sum() ** 2 / (len(sizes) * (sizes**2).sum()))
+
+    def complaint(self) -> str | None:
+        """What to say where good values are so rare that steps seldom see them (end of the book's section 20.9.1)."""
+        if not any(row.estimator.cuts for row in self.plan.rows.values()) or not self.draws:
+            return None
+        share = self.carried_by
+        if share >= FEW_DRAWS:  # a low signal-to-noise alone may mean that training is done
+            return None
+        return (
+            f"rare signal: {share:.1%} of the draws carry the gradient (signal-to-noise of a step {self.signal_to_noise:.2g}). Try "
+            "more particles (num_particles, LeaveOneOut), Enumerate for sites of few values, an importance-weighted "
+            "objective, a guide that starts nearer to good values, or a cost that rewards partial success."
+        )
 
     def of_site(self, name: str) -> float:
         """The variance of the parameters that reach the site's distribution in the guide."""

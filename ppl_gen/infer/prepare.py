@@ -13,7 +13,6 @@ from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
-from ppl_gen.objectives import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 
 
@@ -131,7 +130,7 @@ def under(prepared: Prepared, objective: Any, seed: int) -> Prepared:
         TypeError: no objective.
         ProgramError: the objective would be wrong under the plan.
     """
-    if not isinstance(objective, Bound):
+    if not hasattr(objective, "accept"):
         raise TypeError(
             f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
         )
