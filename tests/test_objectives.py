@@ -308,8 +308,6 @@ def test_a_batch_is_scaled_after_the_logarithm(objective: Bound, backend: str) -
 
 
 def test_minibatches_and_a_global_latent_are_refused(backend: str) -> None:
-    case = CASES["global_and_local"]
-
     def model(x: Any) -> None:
         top = sample("top", dist.Normal(0.0, 1.0))
         with plate("data", len(x)):
@@ -323,7 +321,6 @@ def test_minibatches_and_a_global_latent_are_refused(backend: str) -> None:
     assert np.isfinite(fit.losses).all()
     with pytest.raises(ProgramError, match="every latent to stand in plate 'data'"):
         infer.fit(model, guide, np.tile(X3, 4), steps=3, batch_size=4, progress=False, **options)
-    assert case
 
 
 def test_an_objective_is_an_instance() -> None:
@@ -341,16 +338,17 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("network", ["vae", "belief_net"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_objective_trains_and_compiled_steps_agree(name: str, batch_size: int | None, backend: str) -> None:
+def test_every_objective_trains_and_compiled_steps_agree(name: str, network: str, backend: str) -> None:
     x = (np.random.default_rng(0).random((20, 10)) < 0.4).astype(np.float32)
-    networks = [models.VAE(10, 2, (5,))]
-    networks += [] if name == "doubly_reparametrized" else [models.SigmoidBeliefNet(10, (4, 3))]
-    for model in networks:
-        options: dict[str, Any] = {"objective": TRAINED[name], "num_particles": 3, "backend": backend}
-        options |= {"progress": False, "steps": 20, "batch_size": batch_size, "learning_rate": 0.01}
-        fast, slow = (infer.fit(model, data=x, compile=how, **options) for how in ("auto", False))
-        np.testing.assert_allclose(fast.losses, slow.losses, rtol=1e-3)
-        assert not fast._trainer.how.startswith("eager")
-        assert all(np.isfinite(value).all() for value in fast.params.values())
+    if name == "doubly_reparametrized" and network == "belief_net":
+        return  # refused: see above
+    model = models.VAE(10, 2, (5,)) if network == "vae" else models.SigmoidBeliefNet(10, (4, 3))
+    options: dict[str, Any] = {"objective": TRAINED[name], "num_particles": 2, "backend": backend}
+    options |= {"progress": False, "batch_size": 8, "learning_rate": 0.01}
+    fast = infer.fit(model, data=x, steps=20, **options)
+    slow = infer.fit(model, data=x, steps=3, compile=False, **options)
+    np.testing.assert_allclose(fast.losses[:3], slow.losses, rtol=1e-3)
+    assert not fast._trainer.how.startswith("eager")
+    assert all(np.isfinite(value).all() for value in fast.params.values())

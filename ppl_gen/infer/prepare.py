@@ -130,7 +130,7 @@ def under(prepared: Prepared, objective: Any, seed: int) -> Prepared:
         TypeError: no objective.
         ProgramError: the objective would be wrong under the plan.
     """
-    if not hasattr(objective, "accept"):
+    if isinstance(objective, type) or not hasattr(objective, "accept"):
         raise TypeError(
             f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
         )

@@ -26,6 +26,10 @@ class ELBO(Bound):
 
     def value(self, particles: Particles) -> Array:
         """See `Bound.value`."""
+        return sum(particles.xp.sum(cost) for each in particles.costs for cost in each.values()) / len(particles.costs)
+
+    def live(self, particles: Particles, value: Array) -> Array:
+        """See `Bound.live`."""
         costs = [particles.weighted(self._settled(particles, run)) for run in particles.runs]
         return sum(particles.xp.sum(cost) for each in costs for cost in each.values()) / len(costs)
 
