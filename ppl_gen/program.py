@@ -193,6 +193,7 @@ class Run:
         factors: term -> plate -> what the plate multiplies the term by (rows left out, in a batch or a subsample).
         records: every sample and deterministic site of the model -> value.
         buffers: state the program itself carries from run to run (running averages of a network).
+        shown: observed site -> its value in the data, where the run drew another.
     """
 
     values: dict[str, object] = field(default_factory=dict)
@@ -204,6 +205,7 @@ class Run:
     factors: dict[Term, dict[str, float]] = field(default_factory=dict)
     records: dict[str, object] = field(default_factory=dict)
     buffers: dict[str, object] = field(default_factory=dict)
+    shown: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

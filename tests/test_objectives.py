@@ -21,9 +21,9 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, Score
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample
-from ppl_gen.objectives import Bound, ImportanceWeighted, Renyi
+from ppl_gen.objectives import Bound, ImportanceWeighted, Renyi, ReweightedWakeSleep, WakeSleep
 from ppl_gen.program import Batch
-from tests.small_programs import CASES, X3, Case, positive, start
+from tests.small_programs import CASES, X3, Case, positive, real, start
 from tests.test_gradients import z_scores
 
 BOUND = 5.0
@@ -73,38 +73,52 @@ SPECS = {
 }
 
 
-def log_weights(case: Case, spec: Spec, params: Any) -> dict[Any, tuple[np.ndarray, np.ndarray, float]]:
-    """Subsample -> (probabilities of joint values, their log weights (values, elements), what lies outside)."""
-    groups: dict[Any, list[tuple[float, np.ndarray, float]]] = {}
+class Table(NamedTuple):
+    """Every joint value: its probability, log p and log q (values, elements), and what no latent moves."""
+
+    probs: np.ndarray
+    model: np.ndarray
+    guide: np.ndarray
+    outside: float
+
+
+def tables(case: Case, spec: Spec, params: Any) -> dict[Any, Table]:
+    """Subsample -> its table."""
+    groups: dict[Any, list[Any]] = {}
     args = reference._numpy(case.data)
     runs = reference._branches(
         lambda values: reference._run(Elements(params, values, case.breaks), case.model, case.guide, args)
     )
     for log_prob, found in runs:
         run: Any = found
-        inside, outside = np.zeros(()), 0.0
+        inside, outside = {"model": np.zeros(()), "guide": np.zeros(())}, 0.0
         for (role, name), array in run.arrays.items():
             drop = tuple(dim for dim in range(-array.ndim, 0) if dim not in spec.dims)
             if name in spec.apart:
                 outside += run.terms[role, name]
             else:
-                inside = inside + (1 if role == "model" else -1) * array.sum(axis=drop)
+                inside[role] = inside[role] + array.sum(axis=drop)
         subset = tuple(run.values[spec.plate]) if spec.plate else ()
-        groups.setdefault(subset, []).append((np.exp(log_prob), np.ravel(inside), outside))
-    return {
-        subset: (np.array([p for p, _, _ in rows]), np.stack([w for _, w, _ in rows]), rows[0][2])
-        for subset, rows in groups.items()
-    }
+        both = [np.ravel(part) for part in np.broadcast_arrays(inside["model"], inside["guide"])]
+        groups.setdefault(subset, []).append((np.exp(log_prob), *both, outside))
+    columns = {subset: list(zip(*rows, strict=True)) for subset, rows in groups.items()}
+    stacked = {subset: [np.stack(c) for c in found[:3]] for subset, found in columns.items()}
+    return {subset: Table(p, m, g, columns[subset][3][0]) for subset, (p, m, g) in stacked.items()}
+
+
+def tuples(probs: np.ndarray, particles: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of every K-tuple of joint values, its probability)."""
+    index = np.stack(np.meshgrid(*[np.arange(len(probs))] * particles, indexing="ij")).reshape(particles, -1)
+    return index, np.prod(probs[index], axis=0)
 
 
 def exact_bound(case: Case, spec: Spec, params: Any, particles: int, combine: Combine) -> float:
     """The K-particle bound, every K-tuple of joint values enumerated."""
     total = 0.0
-    for probs, weights, outside in log_weights(case, spec, params).values():
-        mass = probs.sum()  # of this subsample
-        index = np.stack(np.meshgrid(*[np.arange(len(probs))] * particles, indexing="ij")).reshape(particles, -1)
-        tuples = np.prod(probs[index] / mass, axis=0)
-        total += mass * (spec.scale * float(tuples @ combine(weights[index]).sum(-1)) + outside)
+    for probs, model, guide, outside in tables(case, spec, params).values():
+        index, weight = tuples(probs / probs.sum(), particles)
+        bounds = combine((model - guide)[index]).sum(-1)
+        total += probs.sum() * (spec.scale * float(weight @ bounds) + outside)
     return total
 
 
@@ -329,12 +343,132 @@ def test_an_objective_is_an_instance() -> None:
         infer.gradient(case.model, case.guide, case.data, objective=ImportanceWeighted)
 
 
+# -- objectives at fixed values ---------------------------------------------------------------------------------------
+
+
+@cache
+def exact_reweighted(name: str, particles: int) -> dict[str, Any]:
+    """Minus the expected wake-phase update: derivatives at weights and probabilities that stand still."""
+    case, spec, params = CASES[name], SPECS[name], exact(name, 1)[0]
+    now = tables(case, spec, params)
+
+    def loss(moved: Any) -> float:
+        total = 0.0
+        for subset, table in tables(case, spec, moved).items():
+            probs, model, guide, _ = now[subset]
+            index, weight = tuples(probs / probs.sum(), particles)
+            log_weights = (model - guide)[index]
+            shares = np.exp(log_weights - logsumexp(log_weights, axis=0, keepdims=True))
+            gain = (shares * (table.model + table.guide)[index]).sum((0, -1))
+            total -= probs.sum() * (spec.scale * float(weight @ gain) + table.outside)
+        return total
+
+    return slopes(loss, params)
+
+
+REWEIGHTED = [
+    "bernoulli",
+    "bernoulli_chain",
+    "gaussian_mixture",
+    "observed_and_latent_in_one_plate",
+    "subsampled_plate",
+]
+
+
+@pytest.mark.parametrize("name", REWEIGHTED)
+def test_reweighted_wake_sleep_takes_the_weighted_steps(name: str, backend: str) -> None:
+    draws = estimate(name, backend, ReweightedWakeSleep(), 2)
+    assert z_scores(draws, exact_reweighted(name, 2)).max() < BOUND
+
+
+def test_reweighted_wake_sleep_reports_the_bound(backend: str) -> None:
+    case = CASES["bernoulli_chain"]
+    options: dict[str, Any] = {"objective": ReweightedWakeSleep(), "num_particles": 2, "backend": backend}
+    fit = infer.fit(case.model, case.guide, case.data, steps=2000, learning_rate=1e-12, progress=False, **options)
+    error = np.std(fit.losses, ddof=1) / np.sqrt(2000)
+    assert abs(np.mean(fit.losses) + exact("bernoulli_chain", 2)[1]) < 5 * error + 1e-4
+    assert "as they were drawn" in str(fit.plan) and "Held" in str(fit.plan)
+
+
+def test_reweighted_wake_sleep_refuses_what_it_cannot_learn() -> None:
+    with pytest.raises(ProgramError, match="num_particles=2"):
+        estimate("bernoulli", "torch", ReweightedWakeSleep(), 1)
+    with pytest.raises(ProgramError, match="Leave estimators out"):
+        estimate("bernoulli", "torch", ReweightedWakeSleep(), 2, Score())
+    case = CASES["moving_support"]
+    for objective in (ReweightedWakeSleep(), WakeSleep()):
+        with pytest.raises(ProgramError, match="cannot be learned from fixed values"):
+            infer.gradient(case.model, case.guide, case.data, objective=objective, num_particles=2, backend="torch")
+
+
+BITS = np.array([1.0, 0.0, 1.0], dtype=np.float32)
+
+
+def dreaming_model(x: Any, side: Any) -> None:
+    with plate("data", len(x)):
+        z = real(sample("z", dist.Bernoulli(logits=start("prior", 0.4) + side)))
+        sample("x", dist.Bernoulli(logits=start("slope", 1.2) * z - 0.5), obs=x)
+
+
+def dreaming_guide(x: Any, side: Any) -> None:
+    with plate("data", len(x)):
+        sample("z", dist.Bernoulli(logits=start("tilt", 0.7) * x - start("bias", 0.3)))
+
+
+def exact_wake_sleep() -> dict[str, float]:
+    """Minus the expected updates at the starting values, by hand, over z and x of every row."""
+    expit = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    found = dict.fromkeys(["prior", "slope", "tilt", "bias"], 0.0)
+    for x, side in zip(BITS, SIDE, strict=True):
+        awake, prior = expit(0.7 * x - 0.3), expit(0.4 + side)
+        for z, q, p in [(1, awake, prior), (0, 1 - awake, 1 - prior)]:
+            likely = expit(1.2 * z - 0.5)
+            found["prior"] -= q * (z - prior)
+            found["slope"] -= q * (x - likely) * z
+            for dreamt, chance in [(1, likely), (0, 1 - likely)]:
+                gap = z - expit(0.7 * dreamt - 0.3)
+                found["tilt"] -= p * chance * gap * dreamt
+                found["bias"] += p * chance * gap
+    return found
+
+
+SIDE = np.array([0.5, -0.2, 0.1], dtype=np.float32)
+
+
+@pytest.mark.parametrize("particles", [1, 2])
+def test_wake_sleep_learns_from_draws_and_dreams(particles: int, backend: str) -> None:
+    options: dict[str, Any] = {"objective": WakeSleep(), "num_particles": particles, "backend": backend}
+    num_samples = {"torch": 400, "jax": 40_000}[backend]
+    draws = infer.gradient(dreaming_model, dreaming_guide, (BITS, SIDE), num_samples=num_samples, seed=1, **options)
+    assert z_scores(draws, exact_wake_sleep()).max() < BOUND
+    if backend == "jax":  # power: a 10 % bias would show
+        assert z_scores({k: 0.9 * v for k, v in draws.items()}, exact_wake_sleep()).max() > BOUND
+
+
+def test_wake_sleep_refuses_data_it_cannot_dream(backend: str) -> None:
+    def model(x: Any, side: Any) -> None:
+        with plate("data", len(x)):
+            z = real(sample("z", dist.Bernoulli(logits=start("prior", 0.4) + side)))
+            sample("x", dist.Normal(z, 1.0), obs=2.0 * x)
+
+    with pytest.raises(ProgramError, match="an argument of the program"):
+        infer.gradient(model, dreaming_guide, (BITS, SIDE), objective=WakeSleep(), backend=backend)
+    case = CASES["bernoulli_factor"]
+    with pytest.raises(ProgramError, match="cannot be drawn from"):
+        infer.gradient(case.model, case.guide, case.data, objective=WakeSleep(), backend=backend)
+    case = CASES["auxiliary_bernoulli"]
+    with pytest.raises(ProgramError, match="no site 'aux'"):
+        infer.gradient(case.model, case.guide, case.data, objective=WakeSleep(), backend=backend)
+
+
 # -- training ----------------------------------------------------------------------------------------------------------
 
 TRAINED = {
     "importance_weighted": ImportanceWeighted(),
     "doubly_reparametrized": ImportanceWeighted(True),
     "renyi": Renyi(0.5),
+    "reweighted_wake_sleep": ReweightedWakeSleep(),
+    "wake_sleep": WakeSleep(),
 }
 
 

@@ -4,5 +4,7 @@ from ppl_gen.objectives.bound import Bound, Loss
 from ppl_gen.objectives.elbo import ELBO
 from ppl_gen.objectives.importance_weighted import ImportanceWeighted
 from ppl_gen.objectives.renyi import Renyi
+from ppl_gen.objectives.reweighted_wake_sleep import ReweightedWakeSleep
+from ppl_gen.objectives.wake_sleep import WakeSleep
 
-__all__ = ["ELBO", "Bound", "ImportanceWeighted", "Loss", "Renyi"]
+__all__ = ["ELBO", "Bound", "ImportanceWeighted", "Loss", "Renyi", "ReweightedWakeSleep", "WakeSleep"]

@@ -23,9 +23,19 @@ class RunProgram(Protocol):
     """Runs guide and model on the batch."""
 
     def __call__(
-        self, key: Any, fixed: Mapping[str, Any], cut: Collection[str], *, frozen: bool = False, guide: bool = True
+        self,
+        key: Any,
+        fixed: Mapping[str, Any],
+        cut: Collection[str],
+        *,
+        frozen: bool = False,
+        guide: bool = True,
+        dream: bool = False,
     ) -> Run:
-        """One run: fixed values stand for draws, cut sites pass no gradient; `frozen`: nor do parameters."""
+        """One run: fixed values stand for draws, cut sites pass no gradient.
+
+        `frozen`: nor do parameters. `guide`: run it too. `dream`: on data and latents that the model draws.
+        """
 
 
 class Loss(NamedTuple):
@@ -278,6 +288,8 @@ def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
 
     def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
         first = run(key, fixed, cut, **options)
+        if options.get("dream"):  # everything was drawn
+            return first
         known = {**fixed, **first.values}
         return sum_out(xp, facts, first, lambda choices: run(key, {**known, **choices}, cut, guide=False, **options))
 

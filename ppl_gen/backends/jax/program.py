@@ -15,6 +15,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen import language
+from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.record import Observer, Recorder
 from ppl_gen.errors import ProgramError
@@ -114,6 +115,13 @@ class Program:
             with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
                 self.model(*batch.args, **batch.kwargs)
         return run
+
+    def dream(
+        self, params: Mapping[str, Array], buffers: Mapping[str, Any], key: Array, batch: Batch
+    ) -> tuple[Batch, dict[str, Any]]:
+        """(the batch as the model draws it, the latents it is drawn from): a pure function, without gradient."""
+        run = self.run(jax.lax.stop_gradient(dict(params)), buffers, key, batch, predictive=True, guide=False)
+        return dreamt(batch, run, lambda value, like: jnp.asarray(value, like.dtype)), {**run.records, **run.values}
 
     def apply(self, params: Mapping[str, Array], function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under these parameters. Call inside a session."""

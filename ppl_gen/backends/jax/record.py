@@ -71,6 +71,7 @@ class Recorder(Messenger):
             msg["value"] = self.fixed[PLATE + name]
         elif msg["type"] == "sample":
             if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
+                self.run.shown[name] = msg["value"]
                 msg.update(is_observed=False, value=None)
             elif not msg["is_observed"] and name in self.fixed:
                 msg["value"] = self._fixed_value(name, msg["fn"])

@@ -58,9 +58,15 @@ def split_batch(batch: Batch) -> tuple[Arguments, Any]:
 def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
-    def run(key: Array, fixed: Mapping[str, Any], cut: Any, *, frozen: bool = False, guide: bool = True) -> Any:
+    def run(
+        key: Array, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False
+    ) -> Any:
         params = jax.lax.stop_gradient(state.params) if frozen else state.params
-        return program.run(params, state.buffers, key, batch, fixed, cut, guide=guide)
+        given = batch
+        if dream:
+            key, now = jax.random.split(key)
+            given, fixed = program.dream(params, state.buffers, now, batch)
+        return program.run(params, state.buffers, key, given, fixed, cut, guide=guide)
 
     keys = list(jax.random.split(key, plan.num_particles))
     return objective(dialect.xp, run, keys, plan, state.weights, state.averages)

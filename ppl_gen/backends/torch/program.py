@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ppl_gen import language
+from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.record import Recorder
 from ppl_gen.errors import ProgramError
@@ -243,6 +244,12 @@ class Program:
             with Recorder(role="model", fixed=replay, predictive=predictive, **common):
                 self.model(*batch.args, **batch.kwargs)
         return run
+
+    def dream(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+        """(the batch as the model draws it, the latents it is drawn from). Call inside a session."""
+        with torch.no_grad():
+            run = self.run(batch, predictive=True, guide=False)
+        return dreamt(batch, run, lambda value, like: value.to(like.dtype)), {**run.records, **run.values}
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under the trained parameters. Call inside a session."""

@@ -32,9 +32,10 @@ def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool
 def evaluate(program: Program, objective: Any, plan: Any, weights: Tree, averages: Tree, batch: Batch) -> Any:
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
-    def run(key: None, fixed: Mapping[str, Any], cut: Any, *, frozen: bool = False, guide: bool = True) -> Any:
+    def run(key: None, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False) -> Any:
+        given, fixed = program.dream(batch) if dream else (batch, fixed)
         with program.frozen() if frozen else nullcontext():
-            return program.run(batch, fixed, cut, guide=guide)
+            return program.run(given, fixed, cut, guide=guide)
 
     return objective(dialect.xp, run, [None] * plan.num_particles, plan, weights, averages)
 

@@ -1,0 +1,41 @@
+"""Data that the model draws, in the place of the data it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ppl_gen.errors import ProgramError
+from ppl_gen.program import Batch, Run
+
+
+def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
+    """The batch, each argument that a site observes replaced by what the site drew; the others stay.
+
+    Args:
+        batch: what the program was called with.
+        run: of the model, its observed sites drawn.
+        like: (value, argument) -> the value in the argument's type.
+
+    Raises:
+        ProgramError: an observed site does not show an argument just as it was given, or two show the same.
+    """
+    values: dict[int | str, Any] = dict(batch_items(batch))
+    taken: dict[int | str, str] = {}
+    records: dict[str, Any] = run.records
+    for name, shown in run.shown.items():
+        place = next((key for key, value in batch_items(batch) if value is shown), None)
+        if place is None or place in taken or records[name].shape != values[place].shape:
+            raise ProgramError(
+                f"site '{name}': expected obs= to be an argument of the program, whole and at no other site, so that the guide "
+                "can be shown another value in its place; got something made from the arguments. "
+                "Pass the observed values as an argument of their own, or use ReweightedWakeSleep()."
+            )
+        taken[place], values[place] = name, like(records[name], values[place])
+    args = tuple(values[i] for i in range(len(batch.args)))
+    return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
+
+
+def batch_items(batch: Batch) -> list[tuple[int | str, Any]]:
+    """(position or name, argument) of all arguments."""
+    return [*enumerate(batch.args), *batch.kwargs.items()]

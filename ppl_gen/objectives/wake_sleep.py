@@ -1,0 +1,51 @@
+"""Wake-sleep: the model learns from the guide's draws, the guide from the model's."""
+
+from __future__ import annotations
+
+from ppl_gen.estimators.base import Array
+from ppl_gen.estimators.plan import Plan
+from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.elbo import ELBO
+from ppl_gen.objectives.reweighted_wake_sleep import refuse_at_fixed_values
+
+
+class WakeSleep(ELBO):
+    """Awake, the model maximises log p of the data and the guide's draws; asleep, the guide maximises log q of dreams.
+
+    A dream is a draw of latents and data from the model; the guide is run with the dreamt data as its arguments. No
+    estimator is needed, and discrete sites are like any other. The two halves are not the gradient of one objective:
+    the guide minimises KL(p || q) under the model's own data. The loss reported is minus the ELBO.
+
+    Each observed site must show an argument of the program just as it was given, and its distribution must not itself
+    read that argument (as an autoregressive density would), or a dream is no draw from the model. The guide must read the
+    data too: an automatic mean-field guide would only learn the prior.
+
+    Source: Hinton et al. 1995; book section 19.5.1.
+
+    Example:
+        >>> WakeSleep()
+        WakeSleep()
+    """
+
+    at_fixed_values = True
+
+    def live(self, particles: Particles, value: Array) -> Array:
+        """See `Bound.live`."""
+        total = 0.0
+        for k, costs in enumerate(particles.costs):
+            total = total + sum(particles.xp.sum(cost) for (role, _), cost in costs.items() if role == "model")
+            if len(particles.plan):
+                dream = particles.run(particles._fresh(k), {}, particles.cut, dream=True)
+                total = total - sum(particles.xp.sum(dream.terms["guide", name]) for name in particles.plan)
+        return total / len(particles.costs)
+
+    def refusal(self, plan: Plan) -> str | None:
+        """See `Bound.refusal`."""
+        sites = plan.facts.sites
+        alone = [name for name in plan if ("model", name) not in sites]
+        if alone:
+            return f"the model has no site '{alone[0]}' to dream of. Use ReweightedWakeSleep()"
+        factors = [site.name for site in sites.values() if site.role == "model" and site.distribution == "Unit"]
+        if factors:
+            return f"the model cannot be drawn from: factor '{factors[0]}'. Use ReweightedWakeSleep()"
+        return refuse_at_fixed_values(plan)
