@@ -1,7 +1,18 @@
 """Built-in models, one per file: objects that `infer.fit` takes as the model."""
 
+from ppl_gen.models.belief_graph import BeliefGraph
 from ppl_gen.models.order_agnostic_nade import OrderAgnosticNADE
 from ppl_gen.models.sigmoid_belief_net import SigmoidBeliefNet
+from ppl_gen.models.stochastic_layers import Binary, Categories, Gaussian, StochasticLayers
 from ppl_gen.models.vae import VAE
 
-__all__ = ["VAE", "OrderAgnosticNADE", "SigmoidBeliefNet"]
+__all__ = [
+    "VAE",
+    "BeliefGraph",
+    "Binary",
+    "Categories",
+    "Gaussian",
+    "OrderAgnosticNADE",
+    "SigmoidBeliefNet",
+    "StochasticLayers",
+]
