@@ -190,6 +190,8 @@ class Run:
         inputs: latent site -> parameters of its distribution, batch + features, detached; None where there are none.
         masses: cut finite site -> function giving its live log masses, batch + event + (levels,).
         parameters: cut site -> function giving its distribution's live parameters by name, broadcast to batch + event.
+        divergences: latent site -> function giving KL(q || p) of its distributions in this run, shaped and scaled like
+            its terms; None where there is no formula, or where masks or scales differ.
         factors: term -> plate -> what the plate multiplies the term by (rows left out, in a batch or a subsample).
         records: every sample and deterministic site of the model -> value.
         buffers: state the program itself carries from run to run (running averages of a network).
@@ -202,6 +204,7 @@ class Run:
     inputs: dict[str, object] = field(default_factory=dict)
     masses: dict[str, Callable[[], object]] = field(default_factory=dict)
     parameters: dict[str, Callable[[], Mapping[str, object]]] = field(default_factory=dict)
+    divergences: dict[str, Callable[..., object]] = field(default_factory=dict)
     factors: dict[Term, dict[str, float]] = field(default_factory=dict)
     records: dict[str, object] = field(default_factory=dict)
     buffers: dict[str, object] = field(default_factory=dict)

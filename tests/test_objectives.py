@@ -21,7 +21,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, Score
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample
-from ppl_gen.objectives import Bound, ImportanceWeighted, Renyi, ReweightedWakeSleep, WakeSleep
+from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi, ReweightedWakeSleep, WakeSleep
 from ppl_gen.program import Batch
 from tests.small_programs import CASES, X3, Case, positive, real, start
 from tests.test_gradients import z_scores
@@ -343,6 +343,60 @@ def test_an_objective_is_an_instance() -> None:
         infer.gradient(case.model, case.guide, case.data, objective=ImportanceWeighted)
 
 
+# -- options of the ELBO -------------------------------------------------------------------------------------------------
+
+
+@cache
+def exact_weighted(name: str, kl_weight: float) -> dict[str, Any]:
+    """Gradient of minus E[log p(x | z) + kl_weight (log p(z) - log q(z))]."""
+    case, args = CASES[name], reference._numpy(CASES[name].data)
+
+    def loss(params: Any) -> float:
+        total = 0.0
+        runs = reference._branches(
+            lambda values: reference._run(reference.Reference(params, values), case.model, case.guide, args)
+        )
+        for log_prob, run in runs:
+            for (role, site), term in run.terms.items():
+                weight = kl_weight if site in run.latent else 1.0
+                total -= np.exp(log_prob) * weight * (term if role == "model" else -term)
+        return total
+
+    return slopes(loss, exact(name, 1)[0])
+
+
+@pytest.mark.parametrize("analytic", [False, True])
+@pytest.mark.parametrize("name", ["bernoulli_chain", "nested_plates", "normal", "discrete_to_continuous"])
+def test_kl_weight_weighs_the_latents_terms(name: str, analytic: bool, backend: str) -> None:
+    draws = estimate(name, backend, ELBO(0.4, analytic), 1)
+    assert z_scores(draws, exact_weighted(name, 0.4)).max() < BOUND
+    if backend == "jax":  # power: the unweighted gradient is another
+        assert z_scores(draws, exact(name, 1)[2]).max() > BOUND
+
+
+@pytest.mark.parametrize("name", ["normal", "bernoulli", "global_and_local", "subsampled_plate", "masked_observations"])
+def test_analytic_divergence_is_unbiased(name: str, backend: str) -> None:
+    assert z_scores(estimate(name, backend, ELBO(analytic_kl=True), 1), exact(name, 1)[2]).max() < BOUND
+
+
+def test_analytic_divergence_has_less_variance(backend: str) -> None:
+    plain, better = (estimate("discrete_to_continuous", backend, ELBO(1.0, how), 1) for how in (False, True))
+    assert sum(v.var(0).sum() for v in better.values()) < 0.7 * sum(v.var(0).sum() for v in plain.values())
+
+
+def test_a_prior_that_is_drawn_after_its_site_is_not_put_in_closed_form() -> None:
+    """Guide low then top, model top then low: low's prior is not independent of low; the ladder's top is."""
+    options: dict[str, Any] = {"num_samples": 40_000, "backend": "jax"}
+    plain, closed = (
+        infer.gradient(ladder_model, ladder_guide, 1.1, objective=ELBO(analytic_kl=how), seed=int(how), **options)
+        for how in (False, True)
+    )
+    for name, value in plain.items():
+        error = np.sqrt((value.var(0) + closed[name].var(0)) / 40_000)
+        assert abs(value.mean(0) - closed[name].mean(0)) < 5 * error
+    assert closed["spread"].var() < 0.8 * plain["spread"].var()
+
+
 # -- objectives at fixed values ---------------------------------------------------------------------------------------
 
 
@@ -469,6 +523,7 @@ TRAINED = {
     "renyi": Renyi(0.5),
     "reweighted_wake_sleep": ReweightedWakeSleep(),
     "wake_sleep": WakeSleep(),
+    "analytic": ELBO(0.5, True),
 }
 
 

@@ -18,7 +18,6 @@ from ppl_gen.sums import sum_out
 Costs = dict[Term, Array]
 
 
-
 class RunProgram(Protocol):
     """Runs guide and model on the batch."""
 
@@ -64,7 +63,7 @@ class Particles:
         keys: one per particle, of noise not used yet.
         plan: the estimators.
         fixed: what is tried (`Enumerate`) or drawn otherwise (relaxations) in every run.
-        same_rows: whether all particles see the subsample that the first one draws.
+        objective: what is maximised.
         runs: one per particle.
         costs: their terms, weighted by the probability of what is tried.
     """
@@ -74,7 +73,7 @@ class Particles:
     keys: list[Any]
     plan: Plan
     fixed: Mapping[str, Any]
-    same_rows: bool = False
+    objective: Bound
     runs: list[Run] = field(default_factory=list)
     costs: list[Costs] = field(default_factory=list)
 
@@ -89,7 +88,7 @@ class Particles:
 
     def _rows(self) -> Mapping[str, Any]:
         """The first particle's subsample, where the others are to see it too."""
-        first = self.runs[0].values if self.runs and self.same_rows else {}
+        first = self.runs[0].values if self.runs and self.objective.same_rows else {}
         return {name: value for name, value in first.items() if name.startswith(PLATE)}
 
     def _fresh(self, particle: int) -> Any:
@@ -98,10 +97,8 @@ class Particles:
 
     def weighted(self, run: Run) -> Costs:
         """Each term times the probability of the values that are tried, element by element of their common plates."""
-        if not self.tried:
-            return dict(run.terms)
-        result = {}
-        for term, cost in run.terms.items():
+        terms, result = self.objective.terms(self.xp, self.plan, run), {}
+        for term, cost in terms.items():
             plates = self.plan.facts.sites[term].plates
             for name in self.tried:
                 weight = self.xp.exp(run.logq[name])
@@ -210,6 +207,10 @@ class Bound(ABC):
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """The same from the other particles alone: a baseline."""
 
+    def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
+        """What the run's terms count as."""
+        return dict(run.terms)
+
     def live(self, particles: Particles, value: Array) -> Array:
         """Scalar whose gradient is followed besides the sites' own: the value, or what has a better one."""
         return value
@@ -264,7 +265,7 @@ class Bound(ABC):
         drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw()) is not None}
         surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
         for fixed in assignments(tried):
-            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, self.same_rows)
+            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, self)
             bound = self.value(particles)
             surrogate, value = surrogate - self.live(particles, bound), value - xp.stop_gradient(bound)
             for name, row in plan.rows.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ppl_gen.estimators.base import Array
+from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Bound, Costs, Particles, downstream
 from ppl_gen.program import Run, Site
 
@@ -15,14 +17,24 @@ class ELBO(Bound):
 
     Several particles give the mean of their bounds.
 
-    Source: book eq. 20.76; for the surrogate, Schulman et al. 2015.
+    Args:
+        kl_weight: of log p(z) - log q(z) of every latent, beside the likelihood; one gives the bound itself.
+        analytic_kl: where a formula is known, take a site's divergence from its prior in closed form, given what
+            both depend on, in place of the drawn value's log p - log q. Other sites go on as they are: those whose
+            prior is drawn after them in the guide, those with masks, those without a formula.
+
+    Source: book eq. 20.76; for the surrogate, Schulman et al. 2015; for the weight, Higgins et al. 2017.
 
     Example:
         >>> ELBO().kind
         'lower_bound'
     """
 
-    kind = "lower_bound"
+    def __init__(self, kl_weight: float = 1.0, analytic_kl: bool = False) -> None:
+        if kl_weight < 0:
+            raise ValueError(f"ELBO: expected kl_weight of zero or more; got {kl_weight}. Use 1.0 for the bound.")
+        self.kl_weight, self.analytic_kl = kl_weight, analytic_kl
+        self.kind = "lower_bound" if kl_weight >= 1 else "estimate"
 
     def value(self, particles: Particles) -> Array:
         """See `Bound.value`."""
@@ -38,11 +50,36 @@ class ELBO(Bound):
         own = {("guide", name) for name in particles.cut if name not in particles.tried}
         return replace(run, terms={t: particles.xp.stop_gradient(c) if t in own else c for t, c in run.terms.items()})
 
+    def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
+        """See `Bound.terms`."""
+        found: Costs = dict(run.terms)
+        for name in plan:
+            both = [term for term in (("model", name), ("guide", name)) if term in found]
+            divergence = self._closed(plan, run, name)
+            if divergence is not None:
+                found["model", name], found["guide", name] = -divergence, xp.zeros_like(divergence)
+            if self.kl_weight != 1:
+                found.update({term: self.kl_weight * found[term] for term in both})
+        return found
+
+    def _closed(self, plan: Plan, run: Run, name: str) -> Any:
+        """A site's divergence from its prior in closed form; None where its terms are to be taken as drawn."""
+        return run.divergences[name]() if self.analytic_kl and _drawn_last(plan, name) else None
+
     def signal(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """See `Bound.signal`."""
+        if self._closed(particles.plan, particles.runs[particle], site.name) is not None:  # its value moves it no more
+            own = {term: 0.0 * costs[particle][term] for term in (("model", site.name), ("guide", site.name))}
+            return downstream(particles.xp, {**costs[particle], **own}, particles.plan, site)
         return downstream(particles.xp, costs[particle], particles.plan, site)
 
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """See `Bound.others`."""
         found = [self.signal(particles, costs, k, site) for k in range(len(costs)) if k != particle]
         return sum(found[1:], found[0]) / len(found)
+
+
+def _drawn_last(plan: Plan, name: str) -> bool:
+    """Whether a site is independent, in the guide, of all that its prior depends on, given its own parents."""
+    prior = plan.facts.sites.get(("model", name))
+    return prior is not None and not any(("guide", source) in plan.rows[name].terms for source in prior.reach)

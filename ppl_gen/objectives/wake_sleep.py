@@ -29,6 +29,9 @@ class WakeSleep(ELBO):
 
     at_fixed_values = True
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def live(self, particles: Particles, value: Array) -> Array:
         """See `Bound.live`."""
         total = 0.0
@@ -49,3 +52,6 @@ class WakeSleep(ELBO):
         if factors:
             return f"the model cannot be drawn from: factor '{factors[0]}'. Use ReweightedWakeSleep()"
         return refuse_at_fixed_values(plan)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

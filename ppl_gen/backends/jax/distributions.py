@@ -94,6 +94,16 @@ def parameters(distribution: Any) -> dict[str, Array]:
     return {name: jnp.broadcast_to(value, shape) for name, value in given.items() if value is not None}
 
 
+def divergence(q: Any, p: Any) -> Array | None:
+    """KL(q || p), batch shape, nats; None where NumPyro knows no formula."""
+    if q.batch_shape != p.batch_shape or q.event_shape != p.event_shape:
+        return None
+    try:
+        return dist.kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one batch element or None)."""
     constraint = distribution.support

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from ppl_gen.backends.jax.distributions import (
     choose,
     core,
     corrected,
+    divergence,
     features,
     log_masses,
     parameters,
@@ -126,6 +127,8 @@ class Recorder(Messenger):
         }
         term = plate_sum(log_prob * scale, plates)
         self.run.terms[self.role, name] = term if self.role == "model" else -term
+        if not msg["is_observed"]:
+            self._divergence(name, msg["fn"], Weight(msg["scale"], rows), plates, scale)
         if self.role == "guide" and name in self.cut and not msg["is_observed"]:
             bare = unmasked(msg["fn"])
             log_prob = log_prob if bare is msg["fn"] else _log_prob(bare, msg)
@@ -133,6 +136,14 @@ class Recorder(Messenger):
             self.run.inputs[name] = features(msg["fn"])
             self.run.masses[name] = partial(log_masses, msg["fn"])
             self.run.parameters[name] = partial(parameters, msg["fn"])
+
+    def _divergence(self, name: str, fn: Any, weight: Weight, plates: dict[str, int], scale: Any) -> None:
+        """Half of it in the guide, the other half in the model."""
+        known = self.run.divergences
+        if self.role == "guide":
+            known[name] = partial(scaled_divergence, fn, weight, plates)
+        elif name in known:
+            known[name] = partial(known[name], fn, weight, scale)
 
 
 def _log_prob(distribution: Any, msg: Any) -> Array:
@@ -144,6 +155,29 @@ def _log_prob(distribution: Any, msg: Any) -> Array:
 
 def _copy(holder: Any) -> Any:
     return dict(holder) if isinstance(holder, dict) else holder
+
+
+class Weight(NamedTuple):
+    """How a site's log density is weighed: by what handlers and plates scale it, on which plate of rows."""
+
+    scale: Any
+    rows: str | None
+
+
+def scaled_divergence(
+    q: Any, weight: Weight, plates: Mapping[str, int], p: Any, other: Weight, scale: Any
+) -> Array | None:
+    """KL(q || p) as the difference of the site's two terms would be; None where it cannot stand for that."""
+    plain = unmasked(q) is q and unmasked(p) is p
+    if not plain or weight.rows != other.rows or not same_scale(weight.scale, other.scale):
+        return None
+    found = divergence(q, p)
+    return None if found is None else plate_sum(found * scale, plates)
+
+
+def same_scale(scale: Any, other: Any) -> bool:
+    """Whether two scales are one: the same number, or the same array."""
+    return scale is other or (isinstance(scale, float | int) and isinstance(other, float | int) and scale == other)
 
 
 def is_bookkeeping(msg: Any) -> bool:

@@ -94,6 +94,16 @@ def parameters(distribution: Any) -> dict[str, Tensor]:
     return {name: value.expand(shape) for name, value in given.items() if isinstance(value, Tensor)}
 
 
+def divergence(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p), batch shape, nats; None where torch and Pyro know no formula."""
+    if q.batch_shape != p.batch_shape or q.event_shape != p.event_shape:
+        return None
+    try:
+        return torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one element or None)."""
     if not distribution.support.is_discrete:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -14,7 +14,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_gen.backends.torch.distributions import features, log_masses, parameters, unmasked
+from ppl_gen.backends.torch.distributions import divergence, features, log_masses, parameters, unmasked
 from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 
@@ -111,6 +111,8 @@ class Recorder(Messenger):
         }
         term = plate_sum(scale_and_mask(log_prob, scale, msg["mask"]), plates)
         self.run.terms[self.role, name] = term if self.role == "model" else -term
+        if not msg["is_observed"]:
+            self._divergence(name, msg["fn"], Weight(msg["scale"], rows, msg["mask"]), plates, scale)
         if self.role == "guide" and name in self.cut and not msg["is_observed"]:
             core = unmasked(msg["fn"])
             log_prob = log_prob if core is msg["fn"] else core.log_prob(msg["value"])
@@ -118,6 +120,38 @@ class Recorder(Messenger):
             self.run.inputs[name] = features(msg["fn"])
             self.run.masses[name] = partial(log_masses, msg["fn"])
             self.run.parameters[name] = partial(parameters, msg["fn"])
+
+    def _divergence(self, name: str, fn: Any, weight: Weight, plates: dict[str, int], scale: Any) -> None:
+        """Half of it in the guide, the other half in the model."""
+        known = self.run.divergences
+        if self.role == "guide":
+            known[name] = partial(scaled_divergence, fn, weight, plates)
+        elif name in known:
+            known[name] = partial(known[name], fn, weight, scale)
+
+
+class Weight(NamedTuple):
+    """How a site's log density is weighed: by what handlers and plates scale it, on which plate of rows."""
+
+    scale: Any
+    rows: str | None
+    mask: Any
+
+
+def scaled_divergence(
+    q: Any, weight: Weight, plates: Mapping[str, int], p: Any, other: Weight, scale: Any
+) -> Tensor | None:
+    """KL(q || p) as the difference of the site's two terms would be; None where it cannot stand for that."""
+    plain = unmasked(q) is q and unmasked(p) is p and weight.mask is None and other.mask is None
+    if not plain or weight.rows != other.rows or not same_scale(weight.scale, other.scale):
+        return None
+    found = divergence(q, p)
+    return None if found is None else plate_sum(found * scale, plates)
+
+
+def same_scale(scale: Any, other: Any) -> bool:
+    """Whether two scales are one: the same number, or the same array."""
+    return scale is other or (isinstance(scale, float | int) and isinstance(other, float | int) and scale == other)
 
 
 def is_bookkeeping(msg: Any) -> bool:
