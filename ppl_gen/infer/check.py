@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
-from ppl_gen.infer.measure import Draws, Measured, candidates, measure, with_plan
+from ppl_gen.infer.measure import Draws, Measured, measure, trials, with_plan
 from ppl_gen.infer.prepare import Prepared
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
@@ -135,7 +135,8 @@ def check(
         backend: "torch" or "jax"; None notices it.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
-        others: audit every other unbiased estimator that suits as well.
+        others: audit every other unbiased estimator as well, each at all discrete sites that it suits, as far as that
+            takes no more than 16 runs of the program per step.
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
@@ -149,8 +150,7 @@ def check(
     name, truth = _reference(prepared, batch, num_samples, seed)
     plans = {"chosen": prepared.plan}
     if others:
-        for label, estimator in candidates(prepared.plan).items():
-            plans[label] = make_plan(prepared.plan.facts, {"*": estimator}, num_particles)
+        plans |= trials(prepared, {}, ELBO())
     audits = []
     for label, plan in plans.items():
         found = measure(with_plan(prepared, plan, seed), batch, num_samples, seed + 1, ELBO())
