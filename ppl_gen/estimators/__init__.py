@@ -5,10 +5,15 @@ from ppl_gen.estimators.base import Baseline, Estimator
 from ppl_gen.estimators.baselines import Constant, Learned, MovingAverage
 from ppl_gen.estimators.disarm import DisArm
 from ppl_gen.estimators.enumerate import Enumerate
+from ppl_gen.estimators.gumbel_softmax import GumbelSoftmax
 from ppl_gen.estimators.leave_one_out import LeaveOneOut
+from ppl_gen.estimators.muprop import MuProp
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.plan import Plan, make_plan
+from ppl_gen.estimators.rebar import Rebar
+from ppl_gen.estimators.relax import Relax
 from ppl_gen.estimators.score import Score
+from ppl_gen.estimators.straight_through import StraightThrough
 
 __all__ = [
     "Arm",
@@ -17,11 +22,16 @@ __all__ = [
     "DisArm",
     "Enumerate",
     "Estimator",
+    "GumbelSoftmax",
     "LeaveOneOut",
     "Learned",
     "MovingAverage",
+    "MuProp",
     "Pathwise",
     "Plan",
+    "Rebar",
+    "Relax",
     "Score",
+    "StraightThrough",
     "make_plan",
 ]

@@ -41,6 +41,7 @@ class View(Protocol):
         share: weight of one particle's surrogate in the step's.
         weights: the estimator's own, for this site.
         averages: likewise.
+        relaxable: whether `slope` follows every way by which the site's value moves the signal.
     """
 
     xp: Any
@@ -49,6 +50,7 @@ class View(Protocol):
     share: float
     weights: Arrays
     averages: Arrays
+    relaxable: bool
 
     def signal(self, particle: int, run: Run | None = None) -> Array:
         """The signal, of the particle's own run or as if `run` had been the particle's."""
@@ -60,7 +62,7 @@ class View(Protocol):
         """The particle's run with the site's value replaced, and all that depends on it drawn afresh."""
 
     def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
-        """(signal, its sum's derivative by `value`) of such a run at a real `value`, shaped (log q, value).
+        """(signal, derivative of what is maximised by `value`) of such a run at a real `value`, shaped (log q, value).
 
         Everything that depends on the value is drawn afresh, as relaxed values where it is binary.
         """
@@ -99,7 +101,7 @@ class Estimator(ABC):
         """(weights that are trained, running averages) to begin with, NumPy arrays."""
         return {}, {}
 
-    def draw(self) -> Draw | None:
+    def draw(self, xp: Any) -> Draw | None:
         """How the site's value is drawn where not by its own sampler."""
         return None
 

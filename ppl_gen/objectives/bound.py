@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
+from ppl_gen.estimators.relaxed import refuse_not_followed
 from ppl_gen.program import PLATE, Draw, Facts, Run, Site, Term, assignments
 from ppl_gen.sums import sum_out
 
@@ -116,11 +118,10 @@ class Particles:
         """The particle's run with one site's value replaced, and what depends on it drawn afresh; `live`: as relaxed."""
         moved = {n for role, n in self.plan.rows[name].terms if role == "guide"} - {name}
         kept = {n: v for n, v in self.runs[particle].values.items() if n.startswith(PLATE) or n not in moved}
-        fixed = {**kept, **self.fixed, name: value}
+        fixed = {**self.fixed, **kept, name: value}
         if live:
             fixed |= {n: Draw(self._relaxed) for n in moved if n in self.plan.facts.relaxable and n not in self.fixed}
-        cut = [n for n in self.cut if not live or (n != name and not isinstance(fixed.get(n), Draw))]
-        return self.run(self._fresh(particle), fixed, cut)
+        return self.run(self._fresh(particle), fixed, self.cut)
 
     def _relaxed(self, masses: Array, noise: Array) -> Array:
         """A binary value between its ends, for costs that only need to be near (Maddison et al. 2017)."""
@@ -143,6 +144,7 @@ class SiteView:
         """The parts that estimators read most."""
         self.xp, self.runs = self.particles.xp, self.particles.runs
         self.share = self.objective.share(len(self.runs))
+        self.relaxable = refuse_not_followed(self.site, self.particles.plan.facts) is None
 
     def signal(self, particle: int, run: Run | None = None) -> Array:
         """See `View.signal`."""
@@ -164,13 +166,17 @@ class SiteView:
 
     def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
         """See `View.slope`."""
-        costs = list(self.particles.costs)
+        moved = copy(self.particles)
+        moved.cut = moved.tried  # every other way is followed
 
-        def signal(place: Array) -> Array:
-            costs[particle] = self.particles.weighted(self.particles.rerun(particle, self.site.name, place, live=True))
-            return self._signal(costs, particle)
+        def follow(place: Array) -> tuple[Array, Array]:
+            moved.runs, moved.costs = list(self.particles.runs), list(self.particles.costs)
+            moved.runs[particle] = run = moved.rerun(particle, self.site.name, place, live=True)
+            moved.costs[particle] = moved.weighted(run)
+            # the whole, not the signal's sum: what mixes elements stands in each one's signal
+            return self.objective.value(moved) / self.share, self._signal(moved.costs, particle)
 
-        found: tuple[Array, Array] = self.xp.value_and_slope(signal, value)
+        found: tuple[Array, Array] = self.xp.value_and_slope(follow, value)
         return found
 
     def uniform(self, particle: int, like: Array) -> Array:
@@ -262,7 +268,7 @@ class Bound(ABC):
         run = summed(xp, run, plan.facts)
         sites = {name: plan.facts.sites["guide", name] for name in plan}
         tried = {n: sites[n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
-        drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw()) is not None}
+        drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw(xp)) is not None}
         surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
         for fixed in assignments(tried):
             particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, self)

@@ -21,14 +21,9 @@ def _noise(draw: Callable[..., Array]) -> Callable[[tuple[int, ...]], Array]:
     return lambda shape: draw(numpyro.prng_key(), tuple(shape))
 
 
-def _value_and_slope(function: Callable[[Array], Array], at: Array) -> tuple[Array, Array]:
-    """(function, derivative of its sum) at a place."""
-
-    def total(place: Array) -> tuple[Array, Array]:
-        value = function(place)
-        return value.sum(), value
-
-    slope, value = jax.grad(total, has_aux=True)(jax.lax.stop_gradient(at))
+def _value_and_slope(function: Callable[[Array], tuple[Array, Array]], at: Array) -> tuple[Array, Array]:
+    """(the second result, the derivative of the first, a scalar) of a function at a place."""
+    slope, value = jax.grad(function, has_aux=True)(jax.lax.stop_gradient(at))
     return jax.lax.stop_gradient(value), jax.lax.stop_gradient(slope)
 
 

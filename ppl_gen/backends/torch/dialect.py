@@ -26,12 +26,12 @@ def _one_hot(indices: Tensor, num: int) -> Tensor:
     return (indices.unsqueeze(-1) == torch.arange(num, device=indices.device)).to(torch.get_default_dtype())
 
 
-def _value_and_slope(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
-    """(function, derivative of its sum) at a place."""
+def _value_and_slope(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -> tuple[Tensor, Tensor]:
+    """(the second result, the derivative of the first, a scalar) of a function at a place."""
     with torch.enable_grad():
         place = at.detach().requires_grad_()
-        value = function(place)
-        (slope,) = torch.autograd.grad(value.sum(), place, allow_unused=True)
+        whole, value = function(place)
+        (slope,) = torch.autograd.grad(whole, place, allow_unused=True)
     return value.detach(), torch.zeros_like(at) if slope is None else slope.detach()
 
 
