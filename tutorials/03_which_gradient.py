@@ -106,6 +106,8 @@ for product in np.geomspace(0.5 * low, 2 * high * runs[1], 8):
 axes.set(xscale="log", yscale="log", xlabel="runs of the program per step", ylabel="variance of the gradient")
 axes.set(xlim=runs, ylim=(0.6 * low, 1.7 * high))
 axes.set_xticks(sorted(beside), [str(cost) for cost in sorted(beside)])
+heights = [h for h in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if 0.6 * low < h < 1.7 * high]
+axes.set_yticks(heights, [str(h) for h in heights])
 axes.minorticks_off()
 Path("out").mkdir(exist_ok=True)
 figure.savefig("out/variance_against_cost.png", dpi=150)
