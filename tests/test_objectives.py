@@ -21,7 +21,15 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, Score
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample
-from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi, ReweightedWakeSleep, WakeSleep
+from ppl_gen.objectives import (
+    ELBO,
+    BidirectionalHelmholtz,
+    Bound,
+    ImportanceWeighted,
+    Renyi,
+    ReweightedWakeSleep,
+    WakeSleep,
+)
 from ppl_gen.program import Batch
 from tests.small_programs import CASES, X3, Case, positive, real, start
 from tests.test_gradients import z_scores
@@ -401,7 +409,7 @@ def test_a_prior_that_is_drawn_after_its_site_is_not_put_in_closed_form() -> Non
 
 
 @cache
-def exact_reweighted(name: str, particles: int) -> dict[str, Any]:
+def exact_reweighted(name: str, particles: int, power: float = 1.0) -> dict[str, Any]:
     """Minus the expected wake-phase update: derivatives at weights and probabilities that stand still."""
     case, spec, params = CASES[name], SPECS[name], exact(name, 1)[0]
     now = tables(case, spec, params)
@@ -411,7 +419,7 @@ def exact_reweighted(name: str, particles: int) -> dict[str, Any]:
         for subset, table in tables(case, spec, moved).items():
             probs, model, guide, _ = now[subset]
             index, weight = tuples(probs / probs.sum(), particles)
-            log_weights = (model - guide)[index]
+            log_weights = power * (model - guide)[index]
             shares = np.exp(log_weights - logsumexp(log_weights, axis=0, keepdims=True))
             gain = (shares * (table.model + table.guide)[index]).sum((0, -1))
             total -= probs.sum() * (spec.scale * float(weight @ gain) + table.outside)
@@ -433,6 +441,14 @@ REWEIGHTED = [
 def test_reweighted_wake_sleep_takes_the_weighted_steps(name: str, backend: str) -> None:
     draws = estimate(name, backend, ReweightedWakeSleep(), 2)
     assert z_scores(draws, exact_reweighted(name, 2)).max() < BOUND
+
+
+@pytest.mark.parametrize("name", ["bernoulli_chain", "gaussian_mixture"])
+def test_bidirectional_helmholtz_weighs_by_the_root(name: str, backend: str) -> None:
+    draws = estimate(name, backend, BidirectionalHelmholtz(), 2)
+    assert z_scores(draws, exact_reweighted(name, 2, 0.5)).max() < BOUND
+    if backend == "jax":  # power: other weights are other steps
+        assert z_scores(draws, exact_reweighted(name, 2)).max() > BOUND
 
 
 def test_reweighted_wake_sleep_reports_the_bound(backend: str) -> None:
@@ -523,6 +539,7 @@ TRAINED = {
     "renyi": Renyi(0.5),
     "reweighted_wake_sleep": ReweightedWakeSleep(),
     "wake_sleep": WakeSleep(),
+    "bidirectional": BidirectionalHelmholtz(),
     "analytic": ELBO(0.5, True),
 }
 

@@ -1,5 +1,6 @@
 """What is maximised, one objective per file."""
 
+from ppl_gen.objectives.bidirectional_helmholtz import BidirectionalHelmholtz
 from ppl_gen.objectives.bound import Bound, Loss
 from ppl_gen.objectives.elbo import ELBO
 from ppl_gen.objectives.importance_weighted import ImportanceWeighted
@@ -7,4 +8,13 @@ from ppl_gen.objectives.renyi import Renyi
 from ppl_gen.objectives.reweighted_wake_sleep import ReweightedWakeSleep
 from ppl_gen.objectives.wake_sleep import WakeSleep
 
-__all__ = ["ELBO", "Bound", "ImportanceWeighted", "Loss", "Renyi", "ReweightedWakeSleep", "WakeSleep"]
+__all__ = [
+    "ELBO",
+    "BidirectionalHelmholtz",
+    "Bound",
+    "ImportanceWeighted",
+    "Loss",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "WakeSleep",
+]

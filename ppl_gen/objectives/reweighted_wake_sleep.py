@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ppl_gen.estimators.base import Array, refuse_moving_support
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
@@ -28,6 +30,7 @@ class ReweightedWakeSleep(ImportanceWeighted):
     """
 
     at_fixed_values = True
+    power: ClassVar[float] = 1.0  # of p / q in the weights
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class ReweightedWakeSleep(ImportanceWeighted):
         if not len(particles.plan):
             return value
         xp, scale, total = particles.xp, self.scale(particles), self.outside(particles)
-        weights = normalised(xp, xp.stack([self.log_weight(particles, one) for one in particles.costs]))
+        weights = normalised(xp, self.power * xp.stack([self.log_weight(particles, one) for one in particles.costs]))
         for k, costs in enumerate(particles.costs):
             model, guide = (self.log_weight(particles, costs, role=role) for role in ("model", "guide"))
             total = total + xp.sum(scale * weights[k] * (model - guide))  # the guide's terms are - log q
