@@ -4,10 +4,13 @@ from ppl_gen.estimators.arm import Arm
 from ppl_gen.estimators.base import Baseline, Estimator
 from ppl_gen.estimators.baselines import Constant, Learned, MovingAverage
 from ppl_gen.estimators.disarm import DisArm
+from ppl_gen.estimators.double_control import DoubleControl
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.gumbel_softmax import GumbelSoftmax
 from ppl_gen.estimators.leave_one_out import LeaveOneOut
+from ppl_gen.estimators.measure_valued import MeasureValued
 from ppl_gen.estimators.muprop import MuProp
+from ppl_gen.estimators.optimal import Optimal
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.plan import Plan, make_plan
 from ppl_gen.estimators.rebar import Rebar
@@ -20,13 +23,16 @@ __all__ = [
     "Baseline",
     "Constant",
     "DisArm",
+    "DoubleControl",
     "Enumerate",
     "Estimator",
     "GumbelSoftmax",
     "LeaveOneOut",
     "Learned",
+    "MeasureValued",
     "MovingAverage",
     "MuProp",
+    "Optimal",
     "Pathwise",
     "Plan",
     "Rebar",

@@ -115,9 +115,15 @@ class Estimator(ABC):
 
 
 class Baseline(ABC):
-    """What is subtracted from the signal; it may depend on anything but the site's own value (eq. 20.63-20.67)."""
+    """What is subtracted from the signal; it may depend on anything but the site's own value (eq. 20.63-20.67).
 
-    def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    Attributes:
+        by_component: whether each component of a binary or categorical site's logits has its own; see `Optimal`.
+    """
+
+    by_component: ClassVar[bool] = False
+
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """(weights that are trained, running averages) to begin with."""
         return {}, {}
 
@@ -146,6 +152,17 @@ def weighted_score(view: View, gaps: Sequence[Array]) -> Array:
         for run, gap in zip(view.runs, gaps, strict=True)
     ]
     return view.share * sum(terms[1:], terms[0])
+
+
+def refuse_meeting(site: Site, facts: Facts) -> str | None:
+    """Why a plate's elements cannot be tried side by side: they move one another's cost."""
+    wide = {p for p, dim in site.plates.items() if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1}
+    for term, mixed in facts.downstream(site.name).items():
+        outside = wide - set(facts.sites[term].plates)
+        if wide & mixed or outside:
+            plate = sorted((wide & mixed) | outside)[0]
+            return f"elements of plate '{plate}' meet at site '{term[1]}', so they cannot be tried side by side"
+    return None
 
 
 def refuse_moving_support(site: Site) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.estimators.base import Array, Arrays, Baseline
+from ppl_gen.program import Site
 
 
 class Constant(Baseline):
@@ -18,17 +19,17 @@ class Constant(Baseline):
 
     Example:
         >>> Constant(-80.0)
-        Constant(number=-80.0)
+        Constant(value=-80.0)
     """
 
     def __init__(self, value: float = 0.0) -> None:
-        self.number = value
+        self.value = value
 
     def judge(
         self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
     ) -> tuple[Array, Array | None]:
         """See `Baseline.judge`."""
-        return self.number, None
+        return self.value, None
 
 
 class MovingAverage(Baseline):
@@ -49,7 +50,7 @@ class MovingAverage(Baseline):
             raise ValueError(f"MovingAverage: expected decay in [0, 1); got {decay}. Use a value such as 0.95.")
         self.decay = decay
 
-    def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Baseline.start`."""
         return {}, {
             "mean": np.zeros((), np.float32),
@@ -95,9 +96,9 @@ class Learned(Baseline):
     def __repr__(self) -> str:
         return f"Learned(hidden={self.hidden})"
 
-    def start(self, num_features: int | None, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Baseline.start`."""
-        averages = self._average.start(num_features, rng)[1]
+        averages, num_features = self._average.start(site, rng)[1], site.num_features
         if num_features is None:
             return {}, averages
         first = rng.standard_normal((num_features, self.hidden)) / np.sqrt(num_features)

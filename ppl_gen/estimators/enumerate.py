@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Estimator
+from ppl_gen.estimators.base import Estimator, refuse_meeting
 from ppl_gen.program import Facts, Site
 
 
@@ -35,13 +35,7 @@ class Enumerate(Estimator):
             return "its support is not finite"
         if site.size is None or site.size > self.max_size:
             return f"one element has {site.size or 'too many'} values, more than max_size={self.max_size}"
-        wide = {p for p, dim in site.plates.items() if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1}
-        for term, mixed in facts.downstream(site.name).items():
-            outside = wide - set(facts.sites[term].plates)
-            if wide & mixed or outside:
-                plate = sorted((wide & mixed) | outside)[0]
-                return f"elements of plate '{plate}' meet at site '{term[1]}', so they cannot be tried side by side"
-        return None
+        return refuse_meeting(site, facts)
 
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""

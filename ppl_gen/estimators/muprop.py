@@ -44,7 +44,7 @@ class MuProp(Estimator):
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Estimator.start`."""
-        return self.baseline.start(site.num_features, rng)
+        return self.baseline.start(site, rng)
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""

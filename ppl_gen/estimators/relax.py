@@ -67,7 +67,7 @@ class Relax(Rebar):
         }
         if site.num_features is not None:
             weights["inputs.weight"] = _matrix(rng, site.num_features, self.hidden)
-        return weights, MovingAverage(self.decay).start(None, rng)[1]
+        return weights, MovingAverage(self.decay).start(site, rng)[1]
 
     def control(self, view: View, particle: int, noisy: Noisy) -> tuple[Array, Array, Array]:
         """See `Rebar.control`."""

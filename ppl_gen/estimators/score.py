@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ppl_gen.estimators.base import (
+    Array,
     Arrays,
     Baseline,
     Estimate,
@@ -13,7 +14,8 @@ from ppl_gen.estimators.base import (
     refuse_moving_support,
     weighted_score,
 )
-from ppl_gen.estimators.baselines import Learned
+from ppl_gen.estimators.baselines import Learned, MovingAverage
+from ppl_gen.estimators.optimal import Optimal, by_component, components
 from ppl_gen.program import Facts, Site
 
 
@@ -24,12 +26,15 @@ class Score(Estimator):
 
     Args:
         baseline: subtracted from the signal; None means `Learned`.
+        normalize: divide the difference by its running standard deviation where that is above one (NVIL). The
+            gradient's direction stays, its length does not: such an instance calls itself biased, and is only
+            used when asked for.
 
     Source: Williams 1992; Mnih & Gregor 2014; book eq. 20.59-20.67.
 
     Example:
-        >>> Score().unbiased
-        True
+        >>> Score().unbiased, Score(normalize=True).unbiased
+        (True, False)
     """
 
     unbiased = True
@@ -37,30 +42,63 @@ class Score(Estimator):
     source = "book eq. 20.59-20.67"
     cuts = True
 
-    def __init__(self, baseline: Baseline | None = None) -> None:
+    def __init__(self, baseline: Baseline | None = None, normalize: bool = False) -> None:
         if baseline is not None and not isinstance(baseline, Baseline):
             raise TypeError(
                 f"Score: expected a baseline such as Learned() or Constant(0.0); got {type(baseline).__name__}. "
                 "Pass an instance from ppl_gen.estimators."
             )
-        self.baseline = Learned() if baseline is None else baseline
+        self.baseline, self.normalize = Learned() if baseline is None else baseline, normalize
+        if normalize:
+            self.unbiased = False  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Score(baseline={self.baseline!r}{', normalize=True' if self.normalize else ''})"
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
+        if self.baseline.by_component and site.distribution not in ("Bernoulli", "Categorical"):
+            return f"{self.baseline!r} is for binary and categorical elements"
         return refuse_moving_support(site)
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Estimator.start`."""
-        return self.baseline.start(site.num_features, rng)
+        weights, averages = self.baseline.start(site, rng)
+        if self.normalize:
+            averages = averages | {f"gap.{n}": v for n, v in _GAP.start(site, rng)[1].items()}
+        return weights, averages
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
+        own = {n: v for n, v in view.averages.items() if not n.startswith("gap.")}
         signals = [view.signal(k) for k in range(len(view.runs))]
-        gaps, losses = [], []
+        gaps, losses, pieces = [], [], []
         for signal, run in zip(signals, view.runs, strict=True):
             inputs = run.inputs.get(view.site.name)
-            baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, view.averages)
-            gaps.append(signal - baseline)
+            if isinstance(self.baseline, Optimal):
+                piece = components(view, run, signal)
+                baseline, loss = self.baseline.judge(view.xp, piece, inputs, view.weights, own)
+                gaps.append(piece.signal - baseline)
+                pieces.append(piece)
+            else:
+                baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, own)
+                gaps.append(signal - baseline)
             losses += [] if loss is None else [loss / len(signals)]
-        averages = self.baseline.update(view.xp, signals, view.averages)
-        return Estimate(weighted_score(view, gaps), sum(losses) if losses else None, averages)
+        averages = self.baseline.update(view.xp, pieces or signals, own)
+        if self.normalize:
+            gaps, more = self._normalized(view, gaps)
+            averages = averages | more
+        surrogate = by_component(view, pieces, gaps) if pieces else weighted_score(view, gaps)
+        return Estimate(surrogate, sum(losses) if losses else None, averages)
+
+    def _normalized(self, view: View, gaps: list[Array]) -> tuple[list[Array], Arrays]:
+        """The gaps over max(1, their running standard deviation), and the averages after them."""
+        xp, past = view.xp, {n.removeprefix("gap."): v for n, v in view.averages.items() if n.startswith("gap.")}
+        mass = xp.where(past["mass"] > 0, past["mass"], xp.ones_like(past["mass"]))
+        variance = past["square"] / mass - (past["mean"] / mass) ** 2
+        spread = xp.sqrt(xp.where(variance > 1.0, variance, xp.ones_like(variance)))
+        still = [xp.stop_gradient(gap) for gap in gaps]
+        return [gap / spread for gap in gaps], {f"gap.{n}": v for n, v in _GAP.update(xp, still, past).items()}
+
+
+_GAP = MovingAverage()
