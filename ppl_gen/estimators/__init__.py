@@ -15,6 +15,7 @@ from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.plan import Plan, make_plan
 from ppl_gen.estimators.rebar import Rebar
 from ppl_gen.estimators.relax import Relax
+from ppl_gen.estimators.rodeo import Rodeo
 from ppl_gen.estimators.score import Score
 from ppl_gen.estimators.straight_through import StraightThrough
 
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "Rebar",
     "Relax",
+    "Rodeo",
     "Score",
     "StraightThrough",
     "make_plan",

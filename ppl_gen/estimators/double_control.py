@@ -71,7 +71,7 @@ class DoubleControl(Estimator):
     source = "Titsias & Shi 2022"
     cuts = True
 
-    def __init__(self, coefficient: float = 1.0) -> None:
+    def __init__(self, coefficient: float = 0.5) -> None:
         self.coefficient = coefficient
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:

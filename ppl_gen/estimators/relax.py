@@ -9,7 +9,7 @@ import numpy as np
 from ppl_gen.estimators.base import Array, Arrays, View
 from ppl_gen.estimators.baselines import MovingAverage
 from ppl_gen.estimators.rebar import Rebar
-from ppl_gen.estimators.relaxed import Noisy
+from ppl_gen.estimators.relaxed import Noisy, units
 from ppl_gen.program import Facts, Site
 
 
@@ -75,7 +75,7 @@ class Relax(Rebar):
         if view.relaxable:
             rest, _, slope = super().control(view, particle, noisy)
         free, along = self._network(view, particle, noisy.values)
-        mean, spread = self._units(view)
+        mean, spread = units(view.xp, view.averages)
         return rest, mean + spread * free, slope + spread * along
 
     def update(self, view: View, rests: list[Array]) -> Arrays:
@@ -95,15 +95,6 @@ class Relax(Rebar):
         back = xp.matmul((1 - hidden**2) * weights["second.weight"][..., 0], weights["first.weight"].T)
         along = xp.reshape(back, values.shape)
         return output, along - xp.mean(along, axis=-1, keepdims=True)
-
-    def _units(self, view: View) -> tuple[Array, Array]:
-        """(running mean, running standard deviation) of what is left for the network; 0 and 1 at first."""
-        xp, averages = view.xp, view.averages
-        one = xp.ones_like(averages["mass"])
-        mass = xp.where(averages["mass"] > 0, averages["mass"], one)
-        mean = averages["mean"] / mass
-        variance = averages["square"] / mass - mean**2
-        return mean, xp.sqrt(xp.where(variance > 1e-8, variance, one))
 
 
 def _matrix(rng: np.random.Generator, rows: int, columns: int) -> Array:

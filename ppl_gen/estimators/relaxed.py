@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ppl_gen.estimators.base import Array, View
+from ppl_gen.estimators.base import Array, Arrays, View
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.program import Facts, Site
 
@@ -99,3 +99,12 @@ def squared_length(xp: Any, gradient: Array, masses: Array) -> Array:
     masses = xp.stop_gradient(masses)
     by_logits = gradient - xp.exp(masses) * xp.sum(gradient, axis=-1, keepdims=True)
     return xp.mean(xp.sum(by_logits**2, axis=-1))
+
+
+def units(xp: Any, averages: Arrays) -> tuple[Array, Array]:
+    """(mean, standard deviation) of what a `MovingAverage` has seen; 0 and 1 at first."""
+    one = xp.ones_like(averages["mass"])
+    mass = xp.where(averages["mass"] > 0, averages["mass"], one)
+    mean = averages["mean"] / mass
+    variance = averages["square"] / mass - mean**2
+    return mean, xp.sqrt(xp.where(variance > 1e-8, variance, one))

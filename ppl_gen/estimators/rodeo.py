@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from ppl_gen.estimators.base import Array, Arrays, Estimate, View
+from ppl_gen.estimators.baselines import MovingAverage
 from ppl_gen.estimators.double_control import DoubleControl, Point, others_mean, points
+from ppl_gen.estimators.relaxed import units
 from ppl_gen.program import Site
 
 
@@ -36,7 +38,7 @@ class Rodeo(DoubleControl):
 
     source = "Shi et al. 2022"
 
-    def __init__(self, hidden: int = 32, baseline: float = 1.0, own: float = 0.5) -> None:
+    def __init__(self, hidden: int = 32, baseline: float = 0.5, own: float = 0.0) -> None:
         self.hidden, self.baseline, self.own = hidden, baseline, own
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
@@ -48,7 +50,7 @@ class Rodeo(DoubleControl):
             "first.bias": np.zeros(self.hidden, np.float32),
             "second.weight": np.zeros((self.hidden, 2), np.float32),
         }
-        return weights, {}
+        return weights, {name: np.zeros((), np.float32) for name in ("mean", "square", "mass")}
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
@@ -56,12 +58,12 @@ class Rodeo(DoubleControl):
         moves = [self._operators(view, draws, k) for k in range(len(draws))]
         levels = others_mean([draw.signal + level for draw, (level, _) in zip(draws, moves, strict=True)])
         gradients = [
-            (draw.signal - level) * draw.away + own
-            for draw, level, (_, own) in zip(draws, levels, moves, strict=True)
+            (draw.signal - level) * draw.away + own for draw, level, (_, own) in zip(draws, levels, moves, strict=True)
         ]
+        averages = MovingAverage().update(xp, [draw.signal for draw in draws], view.averages)
         terms = [xp.sum(xp.stop_gradient(g) * draw.logits) for g, draw in zip(gradients, draws, strict=True)]
         together = sum(gradients[1:], gradients[0]) / len(gradients)
-        return Estimate(view.share * sum(terms[1:], terms[0]), xp.mean(together**2), view.averages)
+        return Estimate(view.share * sum(terms[1:], terms[0]), xp.mean(together**2), averages)
 
     def _flat(self, view: View, draw: Point) -> Point:
         """The same with one event axis; the signal with an axis of size 1."""
@@ -73,10 +75,25 @@ class Rodeo(DoubleControl):
     def _operators(self, view: View, draws: list[Point], k: int) -> tuple[Array, Array]:
         """(for the others' mean, (..., 1); for the particle's own gradient, (..., D)): both of mean zero."""
         xp, draw, weights = view.xp, draws[k], view.weights
-        flips = 1 - 2 * (draw.away + draw.mean)
-        chance = draw.mean - draw.away * flips - draw.mean * (draw.mean + draw.away) * 0  # placeholder
-        heres, theres = zip(*(self._change(view, draw, d, flips) for j, d in enumerate(draws) if j != k), strict=True)
-        here, there = sum(heres) / len(heres), sum(theres) / len(theres)
+        flips, chance = 1 - 2 * (draw.away + draw.mean), abs(draw.away)  # of the other value, under q
+        pairs = [self._changes(view, draw, flips, draws[j]) for j in range(len(draws)) if j != k]
+        here, there = (sum(ends[1:], ends[0]) / len(ends) for ends in map(list, zip(*pairs, strict=True)))
         steps = xp.mean(chance[..., None] * (there - here), axis=-2)
         own = draw.away * steps[..., 1:] + chance * there[..., 1] * flips / flips.shape[-1]
         return weights["baseline"] * steps[..., :1], weights["own"] * own
+
+    def _changes(self, view: View, draw: Point, flips: Array, other: Point) -> tuple[Array, Array]:
+        """Both h made from another particle, at the value and with each element flipped: (..., 1 or D, 2)."""
+        xp, away = view.xp, draw.away + draw.mean - other.away - other.mean
+        here = xp.sum(other.slope * away, axis=-1, keepdims=True)
+        there = here + other.slope * flips
+        one, two = (self._network(view, change, other.signal, flips.shape[-1]) for change in (here, there))
+        return one, two
+
+    def _network(self, view: View, change: Array, signal: Array, elements: int) -> Array:
+        xp, weights = view.xp, view.weights
+        mean, spread = units(xp, view.averages)
+        level = (signal - mean) / spread + 0.0 * change
+        inputs = xp.stack([change / spread + 0.0 * level, level], axis=-1)
+        hidden = xp.tanh(xp.matmul(inputs, weights["first.weight"]) + weights["first.bias"])
+        return elements * (change + 0.0 * level)[..., None] + spread * xp.matmul(hidden, weights["second.weight"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array
+from ppl_gen.estimators.double_control import DoubleControl
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Bound, Costs, Particles, reduced
@@ -106,6 +107,12 @@ class Weighted(Bound):
         if tried and plan.num_particles > 1:
             return (
                 f"site '{tried[0]}' is enumerated, which would weigh its values inside the logarithm. "
+                "Use LeaveOneOut() there, or ELBO()"
+            )
+        paired = [name for name, row in plan.rows.items() if isinstance(row.estimator, DoubleControl)]
+        if paired:
+            return (
+                f"site '{paired[0]}' compares particles whose signals must be their own, and here all move one bound. "
                 "Use LeaveOneOut() there, or ELBO()"
             )
         return None
