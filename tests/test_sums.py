@@ -185,7 +185,9 @@ def test_a_plain_numpyro_chain_is_worth_what_trace_enum_says() -> None:
     import jax
 
     fit = infer.fit(model, no_guide, X[:3], steps=2, learning_rate=1e-8, backend="jax")
-    theirs = numpyro.infer.TraceEnum_ELBO().loss(jax.random.key(0), {"moves": jax.numpy.asarray(MOVES)}, model, no_guide, X[:3])
+    theirs = numpyro.infer.TraceEnum_ELBO().loss(
+        jax.random.key(0), {"moves": jax.numpy.asarray(MOVES)}, model, no_guide, X[:3]
+    )
     np.testing.assert_allclose(fit.losses, float(theirs), rtol=1e-5)
 
 
