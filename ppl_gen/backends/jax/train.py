@@ -58,9 +58,7 @@ def split_batch(batch: Batch) -> tuple[Arguments, Any]:
 def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
-    def run(
-        key: Array, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False
-    ) -> Any:
+    def run(key: Array, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False) -> Any:
         params = jax.lax.stop_gradient(state.params) if frozen else state.params
         given = batch
         if dream:
