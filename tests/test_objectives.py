@@ -554,7 +554,7 @@ def test_every_objective_trains_and_compiled_steps_agree(name: str, network: str
     options: dict[str, Any] = {"objective": TRAINED[name], "num_particles": 2, "backend": backend}
     options |= {"progress": False, "batch_size": 8, "learning_rate": 0.01}
     fast = infer.fit(model, data=x, steps=20, **options)
-    slow = infer.fit(model, data=x, steps=3, compile=False, **options)
-    np.testing.assert_allclose(fast.losses[:3], slow.losses, rtol=1e-3)
+    slow = infer.fit(model, data=x, steps=2, compile=False, **options)
+    np.testing.assert_allclose(fast.losses[:2], slow.losses, rtol=1e-3)
     assert not fast._trainer.how.startswith("eager")
     assert all(np.isfinite(value).all() for value in fast.params.values())
