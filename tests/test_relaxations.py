@@ -63,7 +63,7 @@ UNBIASED: dict[str, Estimator] = {
 }
 PAIRED: dict[str, Estimator] = {"double_control": DoubleControl(0.7), "rodeo": ShakenRodeo()}
 BIASED: dict[str, Estimator] = {"gumbel_softmax": GumbelSoftmax(), "straight_through": StraightThrough()}
-NUM_SAMPLES = {"torch": 300, "jax": 3000}
+NUM_SAMPLES = {"torch": 300, "jax": 10_000}
 
 
 def plan_of(name: str, estimator: Estimator | None, site: str, backend: str = "jax") -> Any:
@@ -85,8 +85,9 @@ def variance(name: str, estimator: Estimator, warm_up: int = 0, particles: int =
 
 
 @pytest.mark.parametrize("estimator", UNBIASED)
-@pytest.mark.parametrize("name", ["bernoulli_chain", "nested_plates", "masked_elements"])
+@pytest.mark.parametrize("name", ["bernoulli_chain", "nested_plates", "masked_elements", "sum_over_plate"])
 def test_control_variates_leave_the_mean_alone(name: str, estimator: str) -> None:
+    """Power: a slope 10 % too long has |z| of about 6 here; one that counts a shared term once per element, of 13."""
     draws = estimate(name, "jax", UNBIASED[estimator], 1, NUM_SAMPLES["jax"])
     assert z_scores(draws, exact(name)[1]).max() < BOUND
 
@@ -98,10 +99,11 @@ def test_they_are_unbiased_on_torch_too(name: str, estimator: str) -> None:
     assert z_scores(draws, exact(name)[1]).max() < BOUND
 
 
-@pytest.mark.parametrize("name", ["categorical", "latent_index", "gaussian_mixture"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("categorical", "torch"), ("categorical", "jax"), ("latent_index", "jax"), ("gaussian_mixture", "jax")],
+)
 def test_relax_is_unbiased_at_categorical_sites(name: str, backend: str) -> None:
-    if backend == "torch" and name != "categorical":
-        pytest.skip("one text for both backends: one program is enough")
     draws = estimate(name, backend, Shaken(), 1, NUM_SAMPLES[backend])
     assert z_scores(draws, exact(name)[1]).max() < BOUND
 
