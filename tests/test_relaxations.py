@@ -31,6 +31,7 @@ from ppl_gen.infer.measure import candidates, measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import ELBO, ImportanceWeighted
+from tests.nightly import nightly
 from tests.small_programs import CASES, real, start
 from tests.test_gradients import BOUND, estimate, exact, z_scores
 
@@ -85,7 +86,9 @@ def variance(name: str, estimator: Estimator, warm_up: int = 0, particles: int =
 
 
 @pytest.mark.parametrize("estimator", UNBIASED)
-@pytest.mark.parametrize("name", ["bernoulli_chain", "nested_plates", "masked_elements", "sum_over_plate"])
+@pytest.mark.parametrize(
+    "name", [nightly("bernoulli_chain"), "nested_plates", nightly("masked_elements"), "sum_over_plate"]
+)
 def test_control_variates_leave_the_mean_alone(name: str, estimator: str) -> None:
     """Power: a slope 10 % too long has |z| of about 6 here; one that counts a shared term once per element, of 13."""
     draws = estimate(name, "jax", UNBIASED[estimator], 1, NUM_SAMPLES["jax"])
@@ -142,7 +145,9 @@ def test_they_hold_under_an_importance_weighted_bound(estimator: str) -> None:
 
 
 @pytest.mark.parametrize("estimator", PAIRED)
-@pytest.mark.parametrize(("name", "particles"), [("nested_plates", 2), ("masked_elements", 3), ("sum_over_plate", 2)])
+@pytest.mark.parametrize(
+    ("name", "particles"), [nightly("nested_plates", 2), ("masked_elements", 3), ("sum_over_plate", 2)]
+)
 def test_what_pairs_particles_is_unbiased(name: str, particles: int, estimator: str) -> None:
     draws = estimate(name, "jax", PAIRED[estimator], particles, NUM_SAMPLES["jax"])
     assert z_scores(draws, exact(name)[1]).max() < BOUND
