@@ -13,6 +13,7 @@ from ppl_gen.backends import reference
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
+from ppl_gen.infer import measure as measuring
 from ppl_gen.infer.measure import Measured, evaluations, trials, worth_it
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives.exact import Exact
@@ -56,7 +57,7 @@ def test_a_right_plan_agrees_and_a_ten_percent_bias_is_named(backend: str) -> No
 
 
 def test_every_other_estimator_is_audited_too() -> None:
-    report = audit("auxiliary_bernoulli", "jax", num_samples=500)
+    report = audit("auxiliary_bernoulli", "torch", num_samples=300)
     names = [one.name for one in report.audits]
     assert names[0] == "chosen" and {"Score", "Enumerate", "DisArm"} <= set(names) and "LeaveOneOut" not in names
     assert all(not one.biased for one in report.audits)
@@ -91,15 +92,15 @@ def test_measuring_keeps_the_best_and_says_by_how_much(backend: str) -> None:
 
 def test_measuring_leaves_what_was_asked_for() -> None:
     case = CASES["auxiliary_bernoulli"]
-    first, second = infer.plan(case.model, case.guide, case.data, backend="jax")
+    first, second = infer.plan(case.model, case.guide, case.data, backend="torch")
     asked = {first: Score(Constant(0.0))}
-    plan = infer.plan(case.model, case.guide, case.data, backend="jax", measure=True, estimators=asked)
+    plan = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True, estimators=asked)
     assert plan[first].reason == "as asked" and plan[second].reason.startswith("measured")
 
 
 def test_pathwise_sites_are_left_alone() -> None:
     case = CASES["continuous_to_discrete"]
-    plan = infer.plan(case.model, case.guide, case.data, backend="jax", measure=True)
+    plan = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True)
     assert isinstance(plan["z"].estimator, Pathwise) and "measured" in plan["k"].reason
 
 
@@ -117,22 +118,24 @@ def small_guide(x: Any) -> None:
 BITS = (np.random.default_rng(0).random((20, 6)) < 0.4).astype(float)
 
 
-def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts() -> None:
-    prepared, _ = read(small_net, small_guide, BITS, "jax", None)
+def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "WARM_UP", 10)
+    monkeypatch.setattr(measuring, "SAMPLES", 30)
+    prepared, _ = read(small_net, small_guide, BITS, "torch", None)
     plans = trials(prepared, {})
     assert {"Score", "DisArm"} <= set(plans) and "Enumerate" not in plans  # 4096 values of twelve units
-    enough = 10 * 400 * sum(evaluations(plan) for plan in plans.values())
+    enough = 10 * 40 * sum(evaluations(plan) for plan in plans.values())
     assert worth_it(plans, enough) and not worth_it(plans, enough - 1)
-    short = infer.fit(small_net, small_guide, BITS, steps=3, backend="jax")
+    short = infer.fit(small_net, small_guide, BITS, steps=3, backend="torch")
     assert "discrete" in short.plan["h"].reason
 
     def stop(running: infer.Running) -> None:
         running.stop = True
 
-    long = infer.fit(small_net, small_guide, BITS, steps=enough, backend="jax", callbacks=[stop])
+    long = infer.fit(small_net, small_guide, BITS, steps=enough, backend="torch", callbacks=[stop])
     assert long.plan["h"].reason.startswith("measured") and "(then " in long.plan["h"].reason
     fixed = infer.fit(
-        small_net, small_guide, BITS, steps=enough, backend="jax", callbacks=[stop], estimators={"h": Score()}
+        small_net, small_guide, BITS, steps=enough, backend="torch", callbacks=[stop], estimators={"h": Score()}
     )
     assert fixed.plan["h"].reason == "as asked"
 
@@ -144,7 +147,7 @@ def test_check_refuses_what_fit_refuses() -> None:
 
 
 def test_particles_bring_leave_one_out() -> None:
-    report = audit("bernoulli", "jax", num_samples=500, num_particles=3)
+    report = audit("bernoulli", "jax", num_samples=500, num_particles=3, others=False)
     assert isinstance(report.audits[0].plan["z"].estimator, LeaveOneOut) and report.audits[0].cost == 3
     averaged: Estimator = Score(MovingAverage())
     assert audit("bernoulli", "jax", num_samples=500, others=False, estimators={"z": averaged}).ok

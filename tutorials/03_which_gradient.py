@@ -5,7 +5,7 @@
 # shows how to see which one and why, how to hold it against the truth, what each would cost, and what happens
 # when a program asks for one that would be wrong.
 #
-# It runs on JAX (`BACKEND=torch` for torch). Set `PPL_GEN_SMOKE=1` for a shorter run.
+# It runs on JAX (`BACKEND=torch` for torch). Set `PPL_GEN_SMOKE=1` for a shorter run, on torch.
 
 # %%
 import os
@@ -18,7 +18,7 @@ import ppl_gen as pg
 from ppl_gen import estimators, infer
 
 SMOKE = os.environ.get("PPL_GEN_SMOKE") == "1"
-BACKEND = os.environ.get("BACKEND", "jax")
+BACKEND = os.environ.get("BACKEND", "torch" if SMOKE else "jax")
 SAMPLES = 400 if SMOKE else 4000
 
 # %% [markdown]

@@ -17,6 +17,7 @@ from ppl_gen.program import PARAM, Batch
 Draws = dict[str, np.ndarray]
 MOST_RUNS = 16  # of the program per step and particle, for what is chosen without being asked for
 SAMPLES = 200
+NO_VARIANCE = 1e-8  # below it there is only rounding, and the fewest runs decide
 FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
 SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
 WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
@@ -115,9 +116,10 @@ def with_plan(prepared: Prepared, plan: Plan, seed: int) -> Prepared:
 
 
 def measure(
-    prepared: Prepared, batch: Batch, num_samples: int, seed: int, objective: Any, *, warm_up: int = WARM_UP
+    prepared: Prepared, batch: Batch, num_samples: int, seed: int, objective: Any, *, warm_up: int | None = None
 ) -> Measured:
-    """Gradients of the prepared plan, its baselines trained for a while."""
+    """Gradients of the prepared plan, its baselines trained for `warm_up` steps (None: `WARM_UP`)."""
+    warm_up = WARM_UP if warm_up is None else warm_up
     learns = any(tree for trees in prepared.start for tree in trees.values())
     start = _warmed(prepared, batch, seed, objective, warm_up) if learns and warm_up else prepared.start
     with prepared.tripwire():
@@ -188,7 +190,7 @@ def best_plan(
         found = measure(with_plan(prepared, trial, seed), batch, SAMPLES, seed, objective)
         for name, row in trial.rows.items():
             if name not in asked and type(row.estimator).__name__ == label:
-                scores.setdefault(name, {})[label] = found.of_site(name) * found.cost
+                scores.setdefault(name, {})[label] = max(found.of_site(name), NO_VARIANCE) * found.cost
     chosen = {name: min(found, key=lambda label: found[label]) for name, found in scores.items()}
     wanted = {name: plans[label][name].estimator for name, label in chosen.items()}
     plan = make_plan(prepared.plan.facts, {**asked, **wanted}, prepared.plan.num_particles)
