@@ -69,7 +69,8 @@ class Site:
         role: "model" or "guide".
         distribution: the distribution's class name.
         support: "real", "finite" or "countable".
-        size: number of values of one element where the support is finite, else None.
+        size: number of values of one batch element where the support is finite (and that number is not huge), else None.
+        levels: number of values of one element of its event where the support is finite, else None.
         observed: whether the value is given (data or a factor).
         auxiliary: a guide site that the model is declared to lack.
         reparametrized: whether the distribution's own sampler passes a gradient.
@@ -88,6 +89,7 @@ class Site:
     distribution: str
     support: str = "real"
     size: int | None = None
+    levels: int | None = None
     observed: bool = False
     auxiliary: bool = False
     reparametrized: bool = False
@@ -104,6 +106,12 @@ class Site:
     def term(self) -> Term:
         """The key of this site's contribution to the log density."""
         return self.role, self.name
+
+    @property
+    def loose(self) -> bool:
+        """Whether there are batch elements that no plate stands for, so that log q is one number for several choices."""
+        own, width = set(self.plates.values()), len(self.batch_shape)
+        return any(size > 1 and axis - width not in own for axis, size in enumerate(self.batch_shape))
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
             )
         for name in names:
             own = facts.sites["model", name]
+            if own.loose:
+                raise ProgramError(
+                    f"site '{name}' ({own.distribution}): expected elements that stand in a plate or an event, to be summed out; got "
+                    f"batch shape {own.batch_shape} in plates {sorted(own.plates)}. Put it in a plate, or use to_event."
+                )
             wide = {p for p, dim in own.plates.items() if len(own.batch_shape) >= -dim and own.batch_shape[dim] > 1}
             lost = wide - set(facts.sites[term].plates)
             mixed = {plate for plate in wide if (name, term, plate) in facts.mixes}

@@ -135,7 +135,7 @@ def test_the_program_is_valid_for_pyro_itself(make: Callable[[], Any]) -> None:
         assert np.isfinite([svi.step(*args, **program.kwargs) for _ in range(3)]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # it judges the texts above, not this package
 @pytest.mark.filterwarnings("ignore:Currently, SVI with Trace_ELBO:UserWarning")
 @pytest.mark.parametrize("make", plain_numpyro.PROGRAMS)
 def test_the_program_is_valid_for_numpyro_itself(make: Callable[[], Any]) -> None:

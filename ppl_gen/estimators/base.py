@@ -118,7 +118,8 @@ class Baseline(ABC):
     """What is subtracted from the signal; it may depend on anything but the site's own value (eq. 20.63-20.67).
 
     Attributes:
-        by_component: whether each component of a binary or categorical site's logits has its own; see `Optimal`.
+        by_component: whether each component of a binary or categorical site's logits has its own; the signals that
+            `judge` and `update` see are then `Piece`s, see `Optimal`.
     """
 
     by_component: ClassVar[bool] = False
@@ -155,7 +156,11 @@ def weighted_score(view: View, gaps: Sequence[Array]) -> Array:
 
 
 def refuse_meeting(site: Site, facts: Facts) -> str | None:
-    """Why a plate's elements cannot be tried side by side: they move one another's cost."""
+    """Why a site's elements cannot be tried side by side: they move one another's cost."""
+    if site.loose:
+        return (
+            "it has elements in no plate, which cannot be tried side by side; a plate or to_event would tell them apart"
+        )
     wide = {p for p, dim in site.plates.items() if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1}
     for term, mixed in facts.downstream(site.name).items():
         outside = wide - set(facts.sites[term].plates)

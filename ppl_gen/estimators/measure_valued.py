@@ -48,9 +48,8 @@ class MeasureValued(Estimator):
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""
         elements = math.prod(site.event_shape)
-        fixed = {"Bernoulli": 2, "Normal": 4, "Poisson": 1, "Gamma": 1}
-        levels: float = (site.size or 1) ** (1 / elements)
-        return 1 + elements * fixed.get(site.distribution, round(levels))
+        others = {"Normal": 4, "Poisson": 1, "Gamma": 1}
+        return 1 + elements * (site.levels or others[site.distribution])
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""

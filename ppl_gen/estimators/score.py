@@ -15,7 +15,7 @@ from ppl_gen.estimators.base import (
     weighted_score,
 )
 from ppl_gen.estimators.baselines import Learned, MovingAverage
-from ppl_gen.estimators.optimal import Optimal, by_component, components
+from ppl_gen.estimators.optimal import by_component, components
 from ppl_gen.program import Facts, Site
 
 
@@ -71,20 +71,16 @@ class Score(Estimator):
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
         own = {n: v for n, v in view.averages.items() if not n.startswith("gap.")}
-        signals = [view.signal(k) for k in range(len(view.runs))]
-        gaps, losses, pieces = [], [], []
-        for signal, run in zip(signals, view.runs, strict=True):
+        whole = [view.signal(k) for k in range(len(view.runs))]
+        by_piece = self.baseline.by_component
+        pieces = [components(view, *both) for both in zip(view.runs, whole, strict=True)] if by_piece else []
+        gaps, losses = [], []
+        for signal, run in zip(pieces or whole, view.runs, strict=True):
             inputs = run.inputs.get(view.site.name)
-            if isinstance(self.baseline, Optimal):
-                piece = components(view, run, signal)
-                baseline, loss = self.baseline.judge(view.xp, piece, inputs, view.weights, own)
-                gaps.append(piece.signal - baseline)
-                pieces.append(piece)
-            else:
-                baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, own)
-                gaps.append(signal - baseline)
-            losses += [] if loss is None else [loss / len(signals)]
-        averages = self.baseline.update(view.xp, pieces or signals, own)
+            baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, own)
+            gaps.append((signal.signal if pieces else signal) - baseline)
+            losses += [] if loss is None else [loss / len(whole)]
+        averages = self.baseline.update(view.xp, pieces or whole, own)
         if self.normalize:
             gaps, more = self._normalized(view, gaps)
             averages = averages | more

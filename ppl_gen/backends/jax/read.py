@@ -127,6 +127,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         distribution=_kind(fn),
         support=kind,
         size=size,
+        levels=num_values(fn) if kind == "finite" else None,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
         reparametrized=bool(fn.has_rsample),

@@ -149,6 +149,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         distribution=_kind(fn),
         support=kind,
         size=None if size is None or num_elements > 16 else size**num_elements if _elementwise(fn) else size,
+        levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
         reparametrized=bool(fn.has_rsample),
