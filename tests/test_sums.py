@@ -220,6 +220,11 @@ def crowded(x: Any) -> None:
     sample("x", dist.Normal(sum(found), 1.0), obs=x[0])
 
 
+def loose(x: Any) -> None:
+    k = xp.astype(sample("k", dist.Bernoulli(logits=xp.zeros(3))), xp.float32)
+    sample("x", dist.Normal(xp.sum(k), 1.0), obs=x[0])
+
+
 def endless(x: Any) -> None:
     k = sample("k", dist.Poisson(1.0))
     sample("x", dist.Normal(xp.astype(k, xp.float32), 1.0), obs=x[0])
@@ -230,6 +235,7 @@ def endless(x: Any) -> None:
     [
         (meeting, "site 'k' .*side by side; they meet at site 'x'"),
         (mixed, "site 'k' .*side by side; they meet at site 'x'"),
+        (loose, "site 'k' .Bernoulli.: expected elements that stand in a plate or an event"),
         (crowded, "256 runs can sum out; got 343"),
         (endless, "site 'k' .Poisson.: expected a discrete latent to be in the guide too"),
     ],
