@@ -298,6 +298,23 @@ def test_a_torch_loader_is_shuffled_by_the_fits_own_seed(xy: tuple[np.ndarray, n
     assert not np.array_equal(first.losses, third.losses)
 
 
+def test_a_torch_loaders_batches_stand_for_the_rows_of_one_pass(
+    backend: str, xy: tuple[np.ndarray, np.ndarray]
+) -> None:
+    from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+    x, y = xy
+    rows = TensorDataset(*(torch.tensor(v, dtype=torch.float32) for v in xy))
+    loader = DataLoader(rows, batch_size=4)
+    fit = infer.fit(line, data=loader, backend=backend, steps=4, learning_rate=1e-12, validation=loader)
+    listed = infer.fit(line, data=list(loader), backend=backend, steps=4, learning_rate=1e-12, validation=list(loader))
+    np.testing.assert_allclose(fit.losses, listed.losses, rtol=1e-6)
+    assert fit.validation_losses == listed.validation_losses
+    part = DataLoader(rows, batch_size=3, sampler=SubsetRandomSampler([0, 1, 2, 3, 4, 5]))
+    half = infer.fit(line, data=part, backend=backend, steps=2, learning_rate=1e-12)
+    assert half.losses.mean() == pytest.approx(0.5 * (y[:6] ** 2).sum() + 3 * np.log(2 * np.pi), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

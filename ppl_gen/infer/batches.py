@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -110,8 +110,9 @@ class Table:
 class Stream:
     """A list or another iterable of batches, each given as data would be.
 
-    A list counts its rows, so that each batch is scaled to all of them; of another iterable each batch stands for
-    itself. An iterable that can start again does; one that cannot (a generator) ends the run.
+    A list counts its rows, and a torch DataLoader knows those of one pass, so that each batch is scaled to all of them;
+    of another iterable each batch stands for itself. An iterable that can start again does; one that cannot (a
+    generator) ends the run.
 
     Args:
         data: the batches.
@@ -126,10 +127,15 @@ class Stream:
         self._iterator: Iterator[Any] | None = None  # started inside a session: a loader may draw random numbers
         self._ahead: dict[int, Table] = {}
         self._now = self._first = self._table(0)
-        self.num_rows: int | None = None
+        self.num_rows = self._count(data)
+        self.per_pass = len(data) if self.num_rows and isinstance(data, Sized) else 1
+
+    def _count(self, data: Iterable[Any]) -> int | None:
+        """Rows in one pass, where that is known beforehand."""
         if isinstance(data, list):
-            self.num_rows = sum(self._as_table(batch, lambda v: v).num_rows or 0 for batch in data) or None
-        self.per_pass = len(data) if isinstance(data, list) else 1
+            return sum(self._as_table(batch, lambda v: v).num_rows or 0 for batch in data) or None
+        sampler = getattr(data, "sampler", None) if isinstance(getattr(data, "dataset", None), Sized) else None
+        return len(sampler) if isinstance(sampler, Sized) else None
 
     def _as_table(self, batch: Any, convert: Convert) -> Table:
         batch = tuple(batch) if isinstance(batch, list) else batch
@@ -189,7 +195,7 @@ class Stream:
         return Batch(batch.args, batch.kwargs, 1.0 if num_rows else self._scale(self._first), None)
 
     def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
-        """Every batch once: (its share of the rows, the batch, scaled to all rows of a list)."""
+        """Every batch once: (its share of the rows, the batch, scaled to all rows where they are counted)."""
         for batch in self._data:
             table = self._as_table(batch, self._convert)
             built = table.build(table.arrays, None)

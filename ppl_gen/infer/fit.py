@@ -52,7 +52,8 @@ def fit(
         model: a Pyro, NumPyro or portable program, or a built-in model.
         guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, else none.
         data: an array or a tuple (positional arguments), a dict (keyword arguments), a DataFrame, or a list or other
-            iterable of batches of these. What is not an array is passed on as it is.
+            iterable of batches of these. Each batch of a list, or of a torch DataLoader, stands for all rows. Arrays
+            of the other library are converted; what is not an array is passed on as it is.
         steps: gradient steps.
         batch_size: rows per step of the leading axis, the smaller last batch included; None takes all.
         learning_rate: of Adam, or of an optimizer class that takes ``lr``.

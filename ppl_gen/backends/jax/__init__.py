@@ -76,10 +76,10 @@ def resolve_device(device: str) -> str:
 
 
 def array(value: Any, device: str = "cpu") -> Any:
-    """NumPy arrays as JAX arrays of the default float or integer type; all else as it is."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return jnp.asarray(value)
-    return value
+    """Arrays, of torch too, as JAX arrays of the default float or integer type; all else as it is."""
+    foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
+    values = np.asarray(value) if foreign else None
+    return value if values is None or values.dtype.kind not in "fiub" else jnp.asarray(values)
 
 
 def to_numpy(value: Any) -> Any:

@@ -72,16 +72,19 @@ def resolve_device(device: str) -> str:
 
 
 def array(value: Any, device: str = "cpu") -> Any:
-    """NumPy arrays as tensors of the default float or integer type; all else as it is."""
-    if isinstance(value, np.ndarray):
-        value = value if value.flags.writeable else value.copy()  # torch warns of read-only memory
-        if value.dtype.kind == "f":
-            return torch.as_tensor(value, dtype=torch.get_default_dtype(), device=device)
-        if value.dtype.kind in "iu":
-            return torch.as_tensor(value.astype(np.int64), device=device)
-        if value.dtype.kind == "b":
-            return torch.as_tensor(value, device=device)
-    return value.to(device) if isinstance(value, Tensor) else value
+    """Arrays, of JAX too, as tensors of the default float or integer type; all else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        values = np.asarray(value)
+        values = values if values.flags.writeable else values.copy()  # torch warns of read-only memory
+        if values.dtype.kind == "f":
+            return torch.as_tensor(values, dtype=torch.get_default_dtype(), device=device)
+        if values.dtype.kind in "iu":
+            return torch.as_tensor(values.astype(np.int64), device=device)
+        if values.dtype.kind == "b":
+            return torch.as_tensor(values, device=device)
+    return value
 
 
 def to_numpy(value: Any) -> Any:

@@ -86,7 +86,7 @@ class Trainer:
         if self.leaves:
             self.optimizers.append(_build(optimizer, self.leaves, learning_rate))
         if self.baseline_leaves:
-            self.optimizers.append(torch.optim.Adam(self.baseline_leaves, lr=1e-3, fused=_fused(self.baseline_leaves)))
+            self.optimizers.append(_build(None, self.baseline_leaves, 1e-3))
         self._graphs: dict[Any, Any] = {}
         self._seen: Counter[Any] = Counter()
         self.how = "eager, as asked" if compile is False else "eager"
