@@ -81,6 +81,7 @@ class Site:
         moving: those that reach the boundary of the support.
         num_features: width of the distribution's parameters as a baseline sees them; None for a lone element.
         scaled: whether a handler scales the density beyond what its plates do.
+        masked: whether some of its elements may not count.
         marked: whether the program asks for the site to be enumerated.
     """
 
@@ -100,6 +101,7 @@ class Site:
     moving: frozenset[str] = frozenset()
     num_features: int | None = None
     scaled: bool = False
+    masked: bool = False
     marked: bool = False
 
     @property

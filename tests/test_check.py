@@ -16,6 +16,7 @@ from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.infer import measure as measuring
 from ppl_gen.infer.measure import Measured, evaluations, trials, worth_it
 from ppl_gen.infer.verbs import read
+from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
 from ppl_gen.objectives.exact import Exact
 from tests.small_programs import CASES
 
@@ -70,6 +71,39 @@ def test_every_other_estimator_is_audited_too() -> None:
 def test_where_nothing_can_be_enumerated_the_whole_cost_is_the_reference(backend: str) -> None:
     report = audit("continuous_to_discrete", backend, num_samples=400, others=False)
     assert not report.exact and "whole cost, 1600 samples" in report.reference and report.ok
+
+
+@pytest.mark.parametrize(
+    "objective", [ImportanceWeighted(), Renyi(0.5), ELBO(kl_weight=0.5)], ids=lambda objective: type(objective).__name__
+)
+def test_another_objective_is_audited_against_its_own_gradient(objective: Any) -> None:
+    """1e-3 is the false alarm rate of a report; the ELBO's gradient, held against this reference, is found out."""
+    options: dict[str, Any] = {"num_samples": 4000, "num_particles": 3, "others": False}
+    own = audit("bernoulli", "jax", objective=objective, **options)
+    assert own.ok and not own.exact
+    case = CASES["bernoulli"]
+    elbo, other = (
+        infer.gradient(
+            case.model, case.guide, case.data, num_particles=3, num_samples=4000, backend="jax", objective=one
+        )
+        for one in (ELBO(), objective)
+    )
+    error = np.hypot(*(draws["logit"].std() / np.sqrt(4000) for draws in (elbo, other)))
+    assert abs(elbo["logit"].mean() - other["logit"].mean()) > 5 * error
+
+
+def test_plans_are_those_of_the_objective(backend: str) -> None:
+    case = CASES["bernoulli"]
+    options: dict[str, Any] = {"backend": backend, "num_particles": 2}
+    held = infer.plan(case.model, case.guide, case.data, objective=WakeSleep(), **options)
+    assert "takes values as they were drawn" in str(held)
+    best = infer.plan(case.model, case.guide, case.data, objective=ImportanceWeighted(), measure=True, **options)
+    assert "measured: least variance x runs" in str(best) and not isinstance(best["z"].estimator, Enumerate)
+    with pytest.raises(ValueError, match="objective: expected one that asks each site's estimator; got WakeSleep"):
+        infer.check(case.model, case.guide, case.data, objective=WakeSleep(), backend=backend)
+    for verb in (infer.plan, infer.check):
+        with pytest.raises(TypeError, match="objective: expected an instance"):
+            verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)
 
 
 def test_signal_to_noise_is_that_of_the_draws() -> None:

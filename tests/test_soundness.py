@@ -466,6 +466,81 @@ def test_minibatches_without_a_plate_to_scale_are_refused(backend: str) -> None:
         infer.fit(model, guide, rows, batch_size=20, steps=2, backend=backend, progress=False)
 
 
+# -- partly observed discrete sites ----------------------------------------------------------------------------------
+
+SEEN = np.array([True, False, True, False])
+VALUES = np.array([1.0, 0.0, 1.0, 0.0], dtype=np.float32)
+HEIGHTS = np.array([1.2, 0.3, -0.5, 2.0], dtype=np.float32)
+
+
+def partly_observed(lib: Library, backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Bits of which some are known: x | z ~ N(2 z - 1, 1); the guide proposes the others."""
+    p: Any = pyro if backend == "torch" else numpyro
+    d: Any = pyro.distributions if backend == "torch" else numpyro.distributions
+    mask: Any = pyro.poutine.mask if backend == "torch" else numpyro.handlers.mask
+
+    def model(values: Any, seen: Any, x: Any) -> None:
+        logit = p.param("logit", lib.array(0.3))
+        with p.plate("rows", 4):
+            z = p.sample("z", d.Bernoulli(logits=logit), obs=values, obs_mask=seen)
+            p.sample("x", d.Normal(2.0 * z - 1.0, 1.0), obs=x)
+
+    def guide(values: Any, seen: Any, x: Any) -> None:
+        shift = p.param("shift", lib.array(0.1))
+        with p.plate("rows", 4), mask(mask=~seen):
+            p.sample("z_unobserved", d.Bernoulli(logits=shift + x))
+
+    return model, guide
+
+
+def partly_observed_parts(logit: Any) -> tuple[np.ndarray, np.ndarray]:
+    """log p(z, x) of every row at z = 1 and at z = 0."""
+    prob = sigmoid(logit)
+    return np.log(prob) + log_normal(HEIGHTS, 1.0), np.log(1 - prob) + log_normal(HEIGHTS, -1.0)
+
+
+def test_a_partly_observed_bit_is_summed_out_where_it_is_missing(backend: str) -> None:
+    model, _ = partly_observed(library(backend), backend)
+
+    def loss(logit: np.ndarray) -> float:
+        one, zero = partly_observed_parts(logit)
+        return -float(np.where(SEEN, np.where(VALUES, one, zero), np.logaddexp(one, zero)).sum())
+
+    exact = slope(loss, 0.3)
+    assert abs(exact) > 1
+    found = infer.gradient(model, None, (VALUES, SEEN, HEIGHTS), backend=backend)
+    np.testing.assert_allclose(found["logit"], [exact], rtol=1e-4)
+
+
+def test_a_guide_for_partly_observed_bits_is_right(backend: str) -> None:
+    model, guide = partly_observed(library(backend), backend)
+
+    def loss(at: np.ndarray) -> float:
+        (one, zero), q = partly_observed_parts(at[0]), sigmoid(at[1] + HEIGHTS)
+        missing = q * (one - np.log(q)) + (1 - q) * (zero - np.log(1 - q))
+        return -float(np.where(SEEN, np.where(VALUES, one, zero), missing).sum())
+
+    exact = slope(loss, np.array([0.3, 0.1]))
+    data = (VALUES, SEEN, HEIGHTS)
+    draws = infer.gradient(model, guide, data, backend=backend, num_samples=4000, num_particles=4)
+    assert_unbiased(draws["logit"], exact[0], {"nothing": 0.0, "nine tenths": 0.9 * exact[0]})
+    assert_unbiased(draws["shift"], exact[1], {"nothing": 0.0})
+    assert "masks it" not in str(infer.plan(model, guide, data, backend=backend))
+
+
+def test_a_mask_that_the_guide_lacks_is_said(backend: str) -> None:
+    model, _ = partly_observed(library(backend), backend)
+    p: Any = pyro if backend == "torch" else numpyro
+    d: Any = pyro.distributions if backend == "torch" else numpyro.distributions
+
+    def guide(values: Any, seen: Any, x: Any) -> None:
+        with p.plate("rows", 4):
+            p.sample("z_unobserved", d.Bernoulli(logits=p.param("shift", library(backend).array(0.1)) + x))
+
+    plan = infer.plan(model, guide, (VALUES, SEEN, HEIGHTS), backend=backend)
+    assert "site 'z_unobserved': the model masks it and the guide does not" in str(plan)
+
+
 def test_bound_has_power_against_a_tenth_of_bias() -> None:
     """With the draws of an exact score function in NumPy: the test passes them and rejects 0.9 of them."""
     rng = np.random.default_rng(0)

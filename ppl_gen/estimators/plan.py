@@ -132,4 +132,15 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
         )
     notes = [f"runs eagerly: {facts.eager} leaves the array library"] if facts.eager else []
-    return Plan(rows, facts, num_particles, (*describe_sums(facts), *notes))
+    return Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *notes))
+
+
+def _lone_masks(facts: Facts) -> list[str]:
+    """Latents whose prior does not count everywhere that their proposal does; the ELBO is no bound then."""
+    lone = [s.name for s in facts.latents() if ("model", s.name) in facts.sites and not s.masked]
+    return [
+        f"site '{name}': the model masks it and the guide does not, so where it is masked its entropy counts with no prior "
+        "beside it, and the loss is no bound; mask it in the guide too"
+        for name in lone
+        if facts.sites["model", name].masked
+    ]

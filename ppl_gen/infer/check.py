@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
 from ppl_gen.infer.measure import Draws, Measured, measure, trials, with_plan
-from ppl_gen.infer.prepare import Prepared
+from ppl_gen.infer.prepare import Prepared, under
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, num_joint_values
@@ -114,15 +114,16 @@ def check(
     estimators: Mapping[str, Estimator] | None = None,
     num_samples: int = 1000,
     num_particles: int = 1,
+    objective: Any = None,
     backend: str | None = None,
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
     others: bool = True,
 ) -> Report:
-    """Audit the gradients of the ELBO of one's own program: bias, variance and cost, estimator by estimator.
+    """Audit the gradients of one's own program: bias, variance and cost, estimator by estimator.
 
-    The reference is exact, by enumeration, where all latents are binary or categorical and have at most 256 joint
-    values. Elsewhere it is the score function on the whole cost, with no use of dependencies or derivatives through
+    The reference is exact, by enumeration, for the ELBO where all latents are binary or categorical and have at most 256
+    joint values. Elsewhere it is the score function on the whole cost, with no use of dependencies or derivatives through
     values: unbiased for any program whose supports do not move, but noisy, so that small biases stay unseen.
 
     Args:
@@ -132,6 +133,7 @@ def check(
         estimators: site name or ``"*"`` -> estimator instance, to be audited in place of the automatic choice.
         num_samples: single-step gradients per row of the report.
         num_particles: draws per step.
+        objective: what is trained on; None means the ELBO.
         backend: "torch" or "jax"; None notices it.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
@@ -140,6 +142,8 @@ def check(
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
+        ValueError: the objective takes values as they were drawn, so that no estimator is asked.
+        TypeError: `objective` is none.
 
     Example:
         >>> print(infer.check(model, guide, data))  # doctest: +SKIP
@@ -147,24 +151,31 @@ def check(
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    name, truth = _reference(prepared, batch, num_samples, seed)
+    objective = ELBO() if objective is None else objective
+    prepared = under(prepared, objective, seed)
+    if objective.at_fixed_values:
+        raise ValueError(
+            f"objective: expected one that asks each site's estimator; got {objective!r}, which takes values as they were drawn. "
+            "Audit the program under ELBO()."
+        )
+    name, truth = _reference(prepared, batch, objective, num_samples, seed)
     plans = {"chosen": prepared.plan}
     if others:
-        plans |= trials(prepared, {}, ELBO())
+        plans |= trials(prepared, {}, objective)
     audits = []
     for label, plan in plans.items():
-        found = measure(with_plan(prepared, plan, seed), batch, num_samples, seed + 1, ELBO())
+        found = measure(with_plan(prepared, plan, seed), batch, num_samples, seed + 1, objective)
         audits.append(_audit(label, found, truth))
     return Report(name, len(next(iter(truth.values()), [0])) == 1, tuple(audits))
 
 
-def _reference(prepared: Prepared, batch: Batch, num_samples: int, seed: int) -> tuple[str, Draws]:
+def _reference(prepared: Prepared, batch: Batch, objective: Any, num_samples: int, seed: int) -> tuple[str, Draws]:
     """(what it is, parameter -> draws of it; a single one is exact)."""
     facts = prepared.plan.facts
-    if num_joint_values(facts) <= MOST_VALUES:
+    if isinstance(objective, ELBO) and objective.kl_weight == 1 and num_joint_values(facts) <= MOST_VALUES:
         exact = measure(_whole(prepared, seed), batch, 1, seed, Exact(), warm_up=0)
         return f"exact, all {int(num_joint_values(facts))} joint values", exact.draws
-    found = measure(_whole(prepared, seed), batch, 4 * num_samples, seed, ELBO(), warm_up=0)
+    found = measure(_whole(prepared, seed), batch, 4 * num_samples, seed, objective, warm_up=0)
     return f"score function on the whole cost, {4 * num_samples} samples", found.draws
 
 

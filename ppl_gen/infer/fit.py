@@ -122,8 +122,8 @@ def fit(
         )
         state = Running(0, steps, [], [], result)
         loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
-        if not prepared.plan.notes and trainer.how.startswith("eager, as ") and compile is not False:
-            prepared.plan.notes = (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
+        if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
+            prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result

@@ -38,6 +38,7 @@ def plan(
     *,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
+    objective: Any = None,
     backend: str | None = None,
     seed: int = 0,
     measure: bool = False,
@@ -50,6 +51,7 @@ def plan(
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws per step.
+        objective: what will be trained on, which may rule estimators out; None means the ELBO.
         backend: "torch" or "jax"; None notices it.
         seed: of the first run.
         measure: try every unbiased estimator that suits a discrete site, at the initial parameters with baselines
@@ -62,13 +64,16 @@ def plan(
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
+        TypeError: `objective` is none.
     """
     prepared, batch = read(
         model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed
     )
+    objective = ELBO() if objective is None else objective
+    prepared = under(prepared, objective, seed)
     if measure:
-        best = best_plan(prepared, batch, estimators or {}, seed, ELBO())
-        found = run_measure(with_plan(prepared, best, seed), batch, 200, seed, ELBO())
+        best: Plan = objective.accept(best_plan(prepared, batch, estimators or {}, seed, objective))
+        found = run_measure(with_plan(prepared, best, seed), batch, 200, seed, objective)
         for name, row in best.rows.items():
             best.rows[name] = replace(row, variance=found.of_site(name))
         best.notes = (*best.notes, *filter(None, [found.complaint()]))
@@ -112,9 +117,10 @@ def gradient(
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    prepared = under(prepared, objective or ELBO(), seed)
+    objective = ELBO() if objective is None else objective
+    prepared = under(prepared, objective, seed)
     with backends.tripwire(prepared.backend.name):
         found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
-            prepared.program, objective or ELBO(), prepared.plan, prepared.start, batch, num_samples, seed
+            prepared.program, objective, prepared.plan, prepared.start, batch, num_samples, seed
         )
     return found

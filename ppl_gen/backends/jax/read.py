@@ -136,6 +136,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         event_shape=tuple(fn.event_shape),
         num_features=_num_features(fn),
         scaled=msg["scale"] is not None and _scaled(msg),
+        masked=unmasked(fn) is not fn,
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
 

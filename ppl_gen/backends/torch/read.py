@@ -160,6 +160,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         moving=frozenset(tracker.reach(*boundary)) if boundary else frozenset(),
         num_features=_num_features(fn),
         scaled=_scaled(msg),
+        masked=unmasked(fn) is not fn or not (msg["mask"] is None or msg["mask"] is True),
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
 
