@@ -40,6 +40,7 @@ def blocked(reach: Mapping[str, Path], where: str) -> dict[str, Path]:
 Term = tuple[str, str]  # ("model", site) is + log p of that site, ("guide", site) is - log q
 PARAM = "param:"  # prefix of a parameter's label among the sources of a reach
 PLATE = "plate:"  # prefix of a subsampled plate's indices among the values of a run
+OWN = "objective:"  # what an objective keeps from step to step, among the running averages of the sites
 
 
 class Choice(NamedTuple):

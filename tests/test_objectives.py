@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from ppl_gen.objectives import (
     Renyi,
     ReweightedWakeSleep,
     WakeSleep,
+    Warmup,
 )
 from ppl_gen.program import Batch
 from tests.nightly import grid, nightly
@@ -387,6 +389,44 @@ def test_kl_weight_weighs_the_latents_terms(name: str, analytic: bool, backend: 
     assert z_scores(draws, exact_weighted(name, 0.4)).max() < BOUND
     if backend == "jax":  # power: the unweighted gradient is another
         assert z_scores(draws, exact(name, 1)[2]).max() > BOUND
+
+
+def warmed(backend: str, kl_weight: Any, **options: Any) -> Any:
+    """Steps too small to move anything, on a program whose losses have no noise."""
+    case = CASES["bernoulli"]
+    asked = {"*": Enumerate()}
+    settings: dict[str, Any] = {"steps": 6, "learning_rate": 1e-12, "estimators": asked, "progress": False} | options
+    return infer.fit(case.model, case.guide, case.data, objective=ELBO(kl_weight), backend=backend, **settings)
+
+
+def test_a_weight_that_warms_up_is_that_of_each_step(backend: str) -> None:
+    case = CASES["bernoulli"]
+    losses = warmed(backend, Warmup(4, start=0.2), validation=case.data)
+    none, all_ = (warmed(backend, weight, steps=1).losses[0] for weight in (0.0, 1.0))
+    weights = np.array([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert abs(all_ - none) > 0.05
+    np.testing.assert_allclose(losses.losses, none + weights * (all_ - none), rtol=1e-5)
+    np.testing.assert_allclose([value for _, value in losses.validation_losses], all_, rtol=1e-5)
+    settled = infer.gradient(case.model, case.guide, case.data, objective=ELBO(Warmup(9, end=0.5)), backend=backend)
+    halved = infer.gradient(case.model, case.guide, case.data, objective=ELBO(0.5), backend=backend)
+    assert all(np.array_equal(settled[name], halved[name]) for name in halved)
+
+
+def test_a_weight_goes_on_where_its_run_was_cut(backend: str, tmp_path: Path) -> None:
+    def stop(running: Any) -> None:
+        running.stop = running.step == 2
+
+    path, weight = tmp_path / "fit", Warmup(4)
+    warmed(backend, weight, checkpoint=path, callbacks=[stop])
+    assert len(warmed(backend, weight, checkpoint=path, steps=2).losses) == 2
+    continued = warmed(backend, weight, checkpoint=path)
+    np.testing.assert_allclose(continued.losses, warmed(backend, weight).losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 3, "start": -1.0}, {"steps": 3, "end": -0.5}])
+def test_a_warmup_that_is_none_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Warmup: expected one step or more"):
+        Warmup(**options)
 
 
 @pytest.mark.parametrize(

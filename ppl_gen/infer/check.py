@@ -172,7 +172,8 @@ def check(
 def _reference(prepared: Prepared, batch: Batch, objective: Any, num_samples: int, seed: int) -> tuple[str, Draws]:
     """(what it is, parameter -> draws of it; a single one is exact)."""
     facts = prepared.plan.facts
-    if isinstance(objective, ELBO) and objective.kl_weight == 1 and num_joint_values(facts) <= MOST_VALUES:
+    bound = isinstance(objective, ELBO) and objective.final_weight == 1
+    if bound and num_joint_values(facts) <= MOST_VALUES:
         exact = measure(_whole(prepared, seed), batch, 1, seed, Exact(), warm_up=0)
         return f"exact, all {int(num_joint_values(facts))} joint values", exact.draws
     found = measure(_whole(prepared, seed), batch, 4 * num_samples, seed, objective, warm_up=0)

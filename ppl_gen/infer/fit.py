@@ -20,7 +20,7 @@ from ppl_gen.infer.measure import best_plan, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare, under
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.objectives import ELBO
-from ppl_gen.program import Batch, Latent
+from ppl_gen.program import OWN, Batch, Latent
 
 
 def fit(
@@ -107,7 +107,7 @@ def fit(
             prepared.program,
             objective,
             prepared.plan,
-            prepared.start,
+            (prepared.start[0], {**prepared.start[1], OWN: objective.start()}),
             optimizer,
             learning_rate,
             compile,

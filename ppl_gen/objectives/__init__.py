@@ -7,6 +7,7 @@ from ppl_gen.objectives.importance_weighted import ImportanceWeighted
 from ppl_gen.objectives.renyi import Renyi
 from ppl_gen.objectives.reweighted_wake_sleep import ReweightedWakeSleep
 from ppl_gen.objectives.wake_sleep import WakeSleep
+from ppl_gen.objectives.warmup import Warmup
 
 __all__ = [
     "ELBO",
@@ -17,4 +18,5 @@ __all__ = [
     "Renyi",
     "ReweightedWakeSleep",
     "WakeSleep",
+    "Warmup",
 ]

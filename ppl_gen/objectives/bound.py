@@ -14,7 +14,7 @@ from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.estimators.relaxed import refuse_not_followed
-from ppl_gen.program import PLATE, Draw, Facts, Run, Site, Term, assignments
+from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term, assignments
 from ppl_gen.sums import sum_out
 
 Costs = dict[Term, Array]
@@ -242,6 +242,14 @@ class Bound(ABC):
         rows = {n: replace(row, estimator=Held(), cost=1, reason=reason) for n, row in plan.rows.items()}
         return Plan(rows, plan.facts, plan.num_particles, plan.notes)
 
+    def start(self) -> Arrays:
+        """What it keeps from step to step to begin with, NumPy arrays; only a fit's own steps keep anything."""
+        return {}
+
+    def at(self, xp: Any, kept: Arrays) -> tuple[Bound, Arrays]:
+        """(the objective of this step, what is kept for the next one); with nothing kept, as it is in the end."""
+        return self, kept
+
     def share(self, num_particles: int) -> float:
         """Weight of one particle's signal in what is maximised."""
         return 1.0 / num_particles
@@ -266,16 +274,18 @@ class Bound(ABC):
             averages: site -> running averages of its estimator.
         """
         run = summed(xp, run, plan.facts)
+        objective, kept = self.at(xp, averages.get(OWN, {}))
         sites = {name: plan.facts.sites["guide", name] for name in plan}
         tried = {n: sites[n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
         drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw(xp)) is not None}
-        surrogate, value, averages, buffers = xp.zeros(()), xp.zeros(()), dict(averages), {}
+        surrogate, value, buffers = xp.zeros(()), xp.zeros(()), {}
+        averages = {name: kept if name == OWN else own for name, own in averages.items()}
         for fixed in assignments(tried):
-            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, self)
-            bound = self.value(particles)
-            surrogate, value = surrogate - self.live(particles, bound), value - xp.stop_gradient(bound)
+            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, objective)
+            bound = objective.value(particles)
+            surrogate, value = surrogate - objective.live(particles, bound), value - xp.stop_gradient(bound)
             for name, row in plan.rows.items():
-                view = SiteView(particles, self, sites[name], weights.get(name, {}), averages.get(name, {}))
+                view = SiteView(particles, objective, sites[name], weights.get(name, {}), averages.get(name, {}))
                 estimate = row.estimator.estimate(view)
                 if estimate is not None:
                     surrogate, averages[name] = surrogate - estimate.surrogate, estimate.averages

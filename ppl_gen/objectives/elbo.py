@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from ppl_gen.estimators.base import Array
+import numpy as np
+
+from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Bound, Costs, Particles, downstream
+from ppl_gen.objectives.warmup import Warmup
 from ppl_gen.program import Run, Site
 
 
@@ -18,7 +22,8 @@ class ELBO(Bound):
     Several particles give the mean of their bounds.
 
     Args:
-        kl_weight: of log p(z) - log q(z) of every latent, beside the likelihood; one gives the bound itself.
+        kl_weight: of log p(z) - log q(z) of every latent, beside the likelihood; one gives the bound itself. With a
+            `Warmup` it changes over a fit's first steps; validation and all else take it at its end.
         analytic_kl: where a formula is known, take a site's divergence from its prior in closed form, given what
             both depend on, in place of the drawn value's log p - log q. Other sites go on as they are: those whose
             prior is drawn after them in the guide, those with masks, those without a formula.
@@ -30,11 +35,28 @@ class ELBO(Bound):
         'lower_bound'
     """
 
-    def __init__(self, kl_weight: float = 1.0, analytic_kl: bool = False) -> None:
-        if kl_weight < 0:
-            raise ValueError(f"ELBO: expected kl_weight of zero or more; got {kl_weight}. Use 1.0 for the bound.")
+    def __init__(self, kl_weight: float | Warmup = 1.0, analytic_kl: bool = False) -> None:
         self.kl_weight, self.analytic_kl = kl_weight, analytic_kl
-        self.kind = "lower_bound" if kl_weight >= 1 else "estimate"
+        if self.final_weight < 0:
+            raise ValueError(f"ELBO: expected kl_weight of zero or more; got {kl_weight}. Use 1.0 for the bound.")
+        self.kind = "lower_bound" if self.final_weight >= 1 else "estimate"
+
+    @property
+    def final_weight(self) -> float:
+        """The divergence's weight once it changes no more."""
+        return self.kl_weight.end if isinstance(self.kl_weight, Warmup) else self.kl_weight
+
+    def start(self) -> Arrays:
+        """See `Bound.start`."""
+        return {"step": np.zeros((), np.float32)} if isinstance(self.kl_weight, Warmup) else {}
+
+    def at(self, xp: Any, kept: Arrays) -> tuple[Bound, Arrays]:
+        """See `Bound.at`."""
+        if not isinstance(self.kl_weight, Warmup):
+            return self, kept
+        now = copy(self)
+        now.kl_weight = self.kl_weight.at(xp, kept["step"]) if kept else self.final_weight
+        return now, {name: step + 1 for name, step in kept.items()}
 
     def value(self, particles: Particles) -> Array:
         """See `Bound.value`."""
@@ -58,7 +80,7 @@ class ELBO(Bound):
             divergence = self._closed(plan, run, name)
             if divergence is not None:
                 found["model", name], found["guide", name] = -divergence, xp.zeros_like(divergence)
-            if self.kl_weight != 1:
+            if not (isinstance(self.kl_weight, float | int) and self.kl_weight == 1):
                 found.update({term: self.kl_weight * found[term] for term in both})
         return found
 

@@ -14,7 +14,7 @@ from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.distributions import core
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.errors import NonFinite, ProgramError
-from ppl_gen.program import Batch
+from ppl_gen.program import OWN, Batch
 
 Array = Any
 CHUNK = 100  # steps in one call of the compiled loop
@@ -282,7 +282,8 @@ class Trainer:
 
     def _value(self, state: State, batch: Batch, draw: Any) -> Array:
         key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
-        return evaluate(self.program, self.objective, self.plan, state, key, batch).value
+        settled = state._replace(averages={name: own for name, own in state.averages.items() if name != OWN})
+        return evaluate(self.program, self.objective, self.plan, settled, key, batch).value
 
     def current_params(self) -> dict[str, Array]:
         """Parameter name -> unconstrained array."""

@@ -16,7 +16,7 @@ from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
-from ppl_gen.program import Batch
+from ppl_gen.program import OWN, Batch
 
 Tree = dict[str, dict[str, Tensor]]
 
@@ -254,7 +254,8 @@ class Trainer:
         devices = [torch.cuda.current_device()] if self.program.device.startswith("cuda") else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices), self.program.evaluating():
             torch.manual_seed(self.program.seed + draw)
-            return float(evaluate(self.program, self.objective, self.plan, self.weights, self.averages, batch).value)
+            settled = {name: own for name, own in self.averages.items() if name != OWN}
+            return float(evaluate(self.program, self.objective, self.plan, self.weights, settled, batch).value)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that a continued run needs, as flat NumPy arrays."""
