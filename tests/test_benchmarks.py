@@ -61,3 +61,18 @@ def test_gradient_bias_prints_unbiased_gradients_of_ppl_gen():
     assert len(distances["ppl_gen"]) == 4 and len(distances["Trace"]) == 8
     assert max(distances["ppl_gen"]) < 5
     assert min(distances["Trace"]) > 10  # a gradient of zero, or one that loses a term, would be seen here
+
+
+@pytest.mark.slow
+def test_chain_benchmark_prints_every_contender():
+    pytest.importorskip("pyro")
+    printed = run("chain_time.py", "--sites", "4", "--steps", "5", "--rounds", "1")
+    lines = [re.split(r"\s{2,}", line) for line in printed.splitlines()[2:]]
+    names = [
+        "Pyro SVI, TraceGraph_ELBO",
+        "ppl_gen, compile=False",
+        "ppl_gen, captured",
+        "ppl_gen, captured and compiled",
+    ]
+    assert [line[0] for line in lines] == names
+    assert all(float(line[1]) > 0 for line in lines)

@@ -14,10 +14,11 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.infer import measure as measuring
-from ppl_gen.infer.measure import Measured, evaluations, trials, worth_it
+from ppl_gen.infer.measure import Measured, best_plan, evaluations, trials, worth_it
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
 from ppl_gen.objectives.exact import Exact
+from tests.nightly import nightly
 from tests.small_programs import CASES
 
 
@@ -104,6 +105,22 @@ def test_plans_are_those_of_the_objective(backend: str) -> None:
     for verb in (infer.plan, infer.check):
         with pytest.raises(TypeError, match="objective: expected an instance"):
             verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["discrete_to_continuous", nightly("bernoulli_chain")])
+def test_the_best_plan_is_no_worse_than_any_one_estimator(name: str) -> None:
+    """By variance times runs of the whole step, not of one site's parameters; the same draws are measured again."""
+    case = CASES[name]
+    prepared, batch = read(case.model, case.guide, case.data, "jax", None)
+    best = best_plan(prepared, batch, {}, 0, ELBO())
+
+    def work(plan: Any) -> float:
+        found = measuring.measure(measuring.with_plan(prepared, plan, 0), batch, measuring.SAMPLES, 0, ELBO())
+        return max(found.variance, measuring.NO_VARIANCE) * found.cost
+
+    singles = {label: work(plan) for label, plan in trials(prepared, {}).items()}
+    assert len(singles) > 3 and max(singles.values()) > 1.2 * min(singles.values())
+    assert work(best) <= 1.001 * min(singles.values())
 
 
 def test_signal_to_noise_is_that_of_the_draws() -> None:

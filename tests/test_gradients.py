@@ -18,6 +18,7 @@ from ppl_gen import infer
 from ppl_gen.backends import reference
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Score
+from ppl_gen.language import dist, param, plate, sample, xp
 from tests.small_programs import CASES
 
 BOUND = 5.0
@@ -148,3 +149,18 @@ def test_measured_variance_is_that_of_the_gradients(backend: str) -> None:
     expected = sum(draws[n].var(0, ddof=1).sum() for n in reached)
     assert 0.5 < plan[site].variance / expected < 2.0
     assert infer.plan(case.model, case.guide, case.data, **options)[site].variance is None
+
+
+def test_a_parameter_without_elements_has_a_gradient_without_elements(backend: str) -> None:
+    def model(x: Any) -> None:
+        shift = param("shift", xp.asarray(0.5)) + xp.sum(param("empty", xp.zeros((0, 3))))
+        with plate("rows", 3):
+            z = xp.astype(sample("z", dist.Bernoulli(0.5)), xp.float32)
+            sample("x", dist.Normal(shift + z, 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        with plate("rows", 3):
+            sample("z", dist.Bernoulli(logits=param("at", xp.zeros(3))))
+
+    draws = infer.gradient(model, guide, np.ones(3), backend=backend, num_samples=1003)
+    assert draws["empty"].shape == (1003, 0, 3) and draws["shift"].shape == (1003,) and draws["shift"].std() > 0

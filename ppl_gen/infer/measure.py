@@ -20,6 +20,7 @@ SAMPLES = 200
 NO_VARIANCE = 1e-8  # below it there is only rounding, and the fewest runs decide
 FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
 SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
+EACH = "each site's best"
 WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
 
 
@@ -169,10 +170,14 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
     for label, estimator in candidates(plan).items():
         wanted = {n: estimator for n in free if _suits(plan, n, estimator)}
         trial = make_plan(plan.facts, {**asked, **wanted}, plan.num_particles)
-        right = objective.refusal(trial) is None
-        if wanted and right and evaluations(trial) <= MOST_RUNS * plan.num_particles:
+        if wanted and _is_right(trial, objective):
             found[label] = trial
     return found
+
+
+def _is_right(plan: Plan, objective: Any) -> bool:
+    """Whether the objective takes the plan, and it is not too much work to be chosen without being asked for."""
+    return objective.refusal(plan) is None and evaluations(plan) <= MOST_RUNS * plan.num_particles
 
 
 def worth_it(plans: Mapping[str, Plan], steps: int) -> bool:
@@ -183,23 +188,47 @@ def worth_it(plans: Mapping[str, Plan], steps: int) -> bool:
 def best_plan(
     prepared: Prepared, batch: Batch, asked: Mapping[str, Estimator], seed: int, objective: Any, plans: Any = None
 ) -> Plan:
-    """The plan with each discrete site's best estimator by variance times runs, as measured; `asked` stays."""
-    plans = trials(prepared, asked, objective) if plans is None else plans
-    scores: dict[str, dict[str, float]] = {}
-    for label, trial in plans.items():
-        found = measure(with_plan(prepared, trial, seed), batch, SAMPLES, seed, objective)
-        for name, row in trial.rows.items():
+    """The plan with the least variance times runs, as measured; `asked` stays.
+
+    Tried are the plans of one estimator wherever it suits, and the one that has at each site what did best there.
+    """
+    plans = dict(trials(prepared, asked, objective) if plans is None else plans)
+
+    def tried(plan: Plan) -> Measured:
+        return measure(with_plan(prepared, plan, seed), batch, SAMPLES, seed, objective)
+
+    found = {label: tried(plan) for label, plan in plans.items()}
+    mixed = _site_by_site(found, asked)
+    if mixed:
+        plan = make_plan(prepared.plan.facts, {**asked, **mixed}, prepared.plan.num_particles)
+        if _is_right(plan, objective):
+            plans[EACH], found[EACH] = plan, tried(plan)
+    work = {label: max(one.variance, NO_VARIANCE) * one.cost for label, one in found.items()}
+    if not work:
+        return prepared.plan
+    label = min(work, key=lambda name: work[name])
+    best: Plan = plans[label]
+    reason = _reason(work, label)
+    for name, row in best.rows.items():
+        if row.estimator.cuts and name not in asked and "*" not in asked:
+            best.rows[name] = replace(row, reason=reason)
+    return best
+
+
+def _site_by_site(found: Mapping[str, Measured], asked: Mapping[str, Estimator]) -> dict[str, Estimator]:
+    """Site -> the estimator that did best by its own parameters' variance; nothing where one did so everywhere."""
+    best: dict[str, tuple[float, str, Estimator]] = {}
+    for label, one in found.items():
+        for name, row in one.plan.rows.items():
             if name not in asked and type(row.estimator).__name__ == label:
-                scores.setdefault(name, {})[label] = max(found.of_site(name), NO_VARIANCE) * found.cost
-    chosen = {name: min(found, key=lambda label: found[label]) for name, found in scores.items()}
-    wanted = {name: plans[label][name].estimator for name, label in chosen.items()}
-    plan = make_plan(prepared.plan.facts, {**asked, **wanted}, prepared.plan.num_particles)
-    for name, label in chosen.items():
-        plan.rows[name] = replace(plan.rows[name], reason=_reason(scores[name], label))
-    return plan
+                work = max(one.of_site(name), NO_VARIANCE) * one.cost
+                if name not in best or work < best[name][0]:
+                    best[name] = (work, label, row.estimator)
+    differ = len({label for _, label, _ in best.values()}) > 1
+    return {name: estimator for name, (_, _, estimator) in best.items()} if differ else {}
 
 
-def _reason(scores: Mapping[str, float], chosen: str) -> str:
-    others = sorted((value, label) for label, value in scores.items() if label != chosen)
+def _reason(work: Mapping[str, float], chosen: str) -> str:
+    others = sorted((value, label) for label, value in work.items() if label != chosen)
     beaten = ", ".join(f"{label} {value:.3g}" for value, label in others[:3])
-    return f"measured: least variance x runs, {scores[chosen]:.3g}" + (f" (then {beaten})" if beaten else "")
+    return f"measured: least variance x runs, {work[chosen]:.3g}" + (f" (then {beaten})" if beaten else "")

@@ -100,11 +100,17 @@ def sample_gradients(
         try:
             if plan.facts.eager:
                 return {n: np.stack([np.asarray(g[n]) for g in map(one, keys)]) for n in program.params}
+            empty = {name for name, value in program.params.items() if not value.size}  # which a batched map divides by
+
+            def filled(key: Array) -> Any:
+                return {name: g for name, g in one(key).items() if name not in empty}
+
             try:
-                found = _map(one, keys, min(num_samples, 1000))
+                found = _map(filled, keys, min(num_samples, 1000))
             except NotImplementedError:  # a callback to the host that cannot be batched
-                found = _map(one, keys, None)
-            return {name: np.array(g) for name, g in found.items()}
+                found = _map(filled, keys, None)
+            draws = {name: np.array(g) for name, g in found.items()}
+            return draws | {name: np.zeros((num_samples, *program.params[name].shape), np.float32) for name in empty}
         except LEAVES_TRACER as error:
             raise refusal(plan, error) from error
 
