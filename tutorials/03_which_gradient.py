@@ -115,8 +115,9 @@ figure.savefig("out/variance_against_cost.png", dpi=150)
 # %% [markdown]
 # ## Let it be measured
 #
-# `measure=True` tries them and keeps, site by site, the least product of variance and runs. A long `fit` does the
-# same on its own, when it is worth it: a tenth of its runs at the most.
+# `measure=True` tries each wherever it suits, and the mixture of what did best at each site, and keeps the least product
+# of variance and runs of the whole step. A long `fit` does the same on its own, when it is worth it: a tenth of its runs at
+# the most.
 
 # %%
 measured = infer.plan(model, guide, x, backend=BACKEND, measure=True)

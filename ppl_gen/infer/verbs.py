@@ -54,9 +54,9 @@ def plan(
         objective: what will be trained on, which may rule estimators out; None means the ELBO.
         backend: "torch" or "jax"; None notices it.
         seed: of the first run.
-        measure: try every unbiased estimator that suits a discrete site, at the initial parameters with baselines
-            trained for 200 steps, and keep the one with the least variance times runs. The column `variance` is
-            then filled: over 200 single-step gradients, the sum over the components of all parameters that reach
+        measure: try every unbiased estimator wherever it suits a discrete site, and each site's best together, at the
+            initial parameters with baselines trained for 200 steps, and keep the plan with the least variance times
+            runs of the whole step. The column `variance` is then filled: over 200 single-step gradients, the sum over the components of all parameters that reach
             the site's distribution in the guide.
 
     Returns:
