@@ -56,8 +56,8 @@ def plan(
         seed: of the first run.
         measure: try every unbiased estimator wherever it suits a discrete site, and each site's best together, at the
             initial parameters with baselines trained for 200 steps, and keep the plan with the least variance times
-            runs of the whole step. The column `variance` is then filled: over 200 single-step gradients, the sum over the components of all parameters that reach
-            the site's distribution in the guide.
+            runs of the whole step. The column `variance` is then filled: over 200 single-step gradients, the sum over
+            the components of all parameters that reach the site's distribution in the guide.
 
     Returns:
         The plan; `print` shows it as a table.
