@@ -22,6 +22,7 @@ from ppl_gen.infer.measure import measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, factor, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
+from tests.nightly import grid, nightly
 from tests.small_programs import CASES, real
 from tests.test_gradients import BOUND, estimate, exact, z_scores
 
@@ -106,6 +107,7 @@ def test_equation_20_68_is_the_best_constant_for_each_component() -> None:
     np.testing.assert_allclose(mean, moments(0.0)[0], atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", [nightly("torch"), "jax"])
 def test_running_moments_come_to_beat_every_constant(backend: str) -> None:
     """After 1000 steps; 20 000 draws (torch: 2000) know variances to 2 % (6 %), so 6 % (21 %) above the best is luck."""
     number, slack = (20_000, 1.06) if backend == "jax" else (2000, 1.21)
@@ -192,6 +194,7 @@ def two_rows() -> Program:
     return model, guide
 
 
+@pytest.mark.parametrize("backend", [nightly("torch"), "jax"])
 def test_regressed_moments_come_to_the_best_constant_of_each_row(backend: str) -> None:
     """A bit's best constant leaves nothing; pooled over both rows it leaves about 8, regressed below 0.5."""
     on = 1 / (1 + np.exp(-TWO_ROWS))
@@ -322,7 +325,10 @@ DISCRETE = ["bernoulli", "nested_plates", "discrete_through_mlp", "masked_elemen
 CONTINUOUS = ["normal", "vector_normal", "step_cost", "step_through_plate", "gamma_poisson"]
 
 
-@pytest.mark.parametrize("name", [*DISCRETE, *CONTINUOUS])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    grid([*DISCRETE, *CONTINUOUS], jax=[*DISCRETE, *CONTINUOUS], torch=["bernoulli", "nested_plates", *CONTINUOUS]),
+)
 def test_measure_valued_derivatives_are_unbiased(name: str, backend: str) -> None:
     draws = estimate(name, backend, MeasureValued(), 1, 4000 if backend == "jax" else 200)
     assert z_scores(draws, exact(name)[1]).max() < BOUND
