@@ -207,6 +207,7 @@ class Run:
         records: every sample and deterministic site of the model -> value.
         buffers: state the program itself carries from run to run (running averages of a network).
         shown: observed site -> its value in the data, where the run drew another.
+        trials: digits -> the run on other values of the sites that are enumerated; see `ppl_gen.trials`.
     """
 
     values: dict[str, object] = field(default_factory=dict)
@@ -220,6 +221,7 @@ class Run:
     records: dict[str, object] = field(default_factory=dict)
     buffers: dict[str, object] = field(default_factory=dict)
     shown: dict[str, object] = field(default_factory=dict)
+    trials: dict[tuple[int, ...], Run] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,19 @@
 """Finite latents that stand in the model only are summed out, exactly: which runs that takes, and the elimination.
 
-A term of the log density is a table over the values of the summed sites that it reads. Sites that no term reads
-together share a colour and are tried together, so a chain of any length with K levels takes K^2 runs. The tables
-are then combined by variable elimination, innermost plates first.
+A term of the log density is a table over the values of the summed sites that it reads (see `ppl_gen.trials`). The
+tables are combined by variable elimination, innermost plates first.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import Choice, Facts, Run, Site, Term, merge
+from ppl_gen.program import Facts, Run, Site, Term, merge
+from ppl_gen.trials import Trials, align
 
 Array = Any
 MOST_RUNS = 256
@@ -28,20 +27,14 @@ class Sums:
     Attributes:
         sites: in order of elimination.
         reads: term -> the summed sites it is a table over, in order of elimination.
-        colors: site -> its place among the digits of a trial.
-        levels: values of each colour.
+        trials: the runs that it takes.
         root: site -> the last site of its connected group, which the group's term is named after.
     """
 
     sites: tuple[Site, ...]
     reads: Mapping[Term, tuple[str, ...]]
-    colors: Mapping[str, int]
-    levels: tuple[int, ...]
+    trials: Trials
     root: Mapping[str, str]
-
-    def trials(self) -> Iterator[tuple[int, ...]]:
-        """Every digit of every colour."""
-        return itertools.product(*(range(n) for n in self.levels))
 
 
 def is_summed(site: Site, sites: Mapping[Term, Site]) -> bool:
@@ -74,15 +67,13 @@ def plan_sums(facts: Facts) -> Facts:
         if found and term[0] == "model":
             reads[term] = found
     _check(facts, reads)
-    colors = _colors(names, reads.values())
-    size = {site.name: site.size or 1 for site in summed}
-    levels = tuple(max(size[n] for n in names if colors[n] == c) for c in range(max(colors.values()) + 1))
-    if math.prod(levels) > MOST_RUNS:
+    trials = Trials.of({site.name: site.size or 1 for site in summed}, list(reads.values()))
+    if trials.number > MOST_RUNS:
         raise ProgramError(
-            f"site '{names[0]}': expected finite latents of the model that {MOST_RUNS} runs can sum out; got {math.prod(levels)}. "
+            f"site '{names[0]}': expected finite latents of the model that {MOST_RUNS} runs can sum out; got {trials.number}. "
             "Add some of them to the guide."
         )
-    sums = Sums(tuple(summed), reads, colors, levels, _roots(names, reads.values()))
+    sums = Sums(tuple(summed), reads, trials, _roots(names, reads.values()))
     return replace(_reduced(facts, sums), summed=(sums, facts))
 
 
@@ -108,15 +99,6 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
                     f"site '{name}' ({own.distribution}): expected elements of plate '{plate}' that can be summed out side by side; "
                     f"they meet at site '{term[1]}'. Add '{name}' to the guide."
                 )
-
-
-def _colors(names: list[str], groups: Any) -> dict[str, int]:
-    """Greedy: sites that one term reads together differ."""
-    colors: dict[str, int] = {}
-    for name in names:
-        taken = {colors[other] for group in groups if name in group for other in group if other in colors}
-        colors[name] = next(c for c in itertools.count() if c not in taken)
-    return colors
 
 
 def _roots(names: list[str], groups: Any) -> dict[str, str]:
@@ -161,7 +143,7 @@ def describe_sums(facts: Facts) -> list[str]:
         return []
     sums, _ = facts.summed
     sites = ", ".join(f"{site.name} ({site.distribution}, {site.size} levels)" for site in reversed(sums.sites))
-    return [f"summed out exactly, by {math.prod(sums.levels)} runs of the model: {sites}"]
+    return [f"summed out exactly, by {sums.trials.number} runs of the model: {sites}"]
 
 
 def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any]], Run]) -> Run:
@@ -176,10 +158,10 @@ def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any
     if facts.summed is None:
         return first
     sums, facts = facts.summed
-    trials = {digits: again(_choices(sums, digits)) for digits in sums.trials()}
+    runs = {digits: again(sums.trials.choices(digits)) for digits in sums.trials}
     factor = {plate: value for found in first.factors.values() for plate, value in found.items()}
     batch = max((-dim for term in sums.reads for dim in facts.sites[term].plates.values()), default=0)
-    tables = [_tabulate(xp, sums, facts, term, trials, factor, batch) for term in sums.reads]
+    tables = [_tabulate(xp, sums, facts, term, runs, factor, batch) for term in sums.reads]
     terms = {term: value for term, value in first.terms.items() if term not in sums.reads}
     for site in sums.sites:
         with_it = [table for table in tables if site.name in table.over]
@@ -195,26 +177,17 @@ def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any
     return replace(first, terms=terms)
 
 
-def _choices(sums: Sums, digits: tuple[int, ...]) -> dict[str, Choice]:
-    return {site.name: Choice(digits[sums.colors[site.name]] % (site.size or 1)) for site in sums.sites}
-
-
 def _tabulate(
-    xp: Any, sums: Sums, facts: Facts, term: Term, trials: Mapping[Any, Run], factor: Mapping[str, float], batch: int
+    xp: Any, sums: Sums, facts: Facts, term: Term, runs: Mapping[Any, Run], factor: Mapping[str, float], batch: int
 ) -> _Table:
     over, plates = sums.reads[term], facts.sites[term].plates
-    size = {site.name: site.size or 1 for site in sums.sites}
     scale = math.prod(factor.get(plate, 1.0) for plate in plates)
-    cells = []
-    for values in itertools.product(*(range(size[name]) for name in over)):
-        digits = [0] * len(sums.levels)
-        for name, value in zip(over, values, strict=True):
-            digits[sums.colors[name]] = value
-        value_there: Array = trials[tuple(digits)].terms[term]
-        cell = value_there / scale
-        cells.append(xp.reshape(cell, (*(1 for _ in range(batch - cell.ndim)), *cell.shape)))
-    stacked = xp.stack(xp.broadcast_arrays(*cells))
-    return _Table(over, xp.reshape(stacked, (*(size[name] for name in over), *stacked.shape[1:])), plates)
+
+    def cell(digits: tuple[int, ...]) -> Array:
+        value: Array = runs[digits].terms[term]
+        return value / scale
+
+    return _Table(over, sums.trials.table(xp, over, batch, cell), plates)
 
 
 def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, float], batch: int) -> _Table:
@@ -226,10 +199,6 @@ def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, f
         array = table.array
         for plate, dim in inner.items():  # elements of inner plates are independent given the site
             array = factor.get(plate, 1.0) * xp.sum(array, axis=dim, keepdims=True)
-        order = [table.over.index(name) for name in over if name in table.over]
-        array = xp.permute_dims(array, (*order, *range(len(order), array.ndim)))
-        sizes = iter(array.shape[: len(order)])
-        lead = [next(sizes) if name in table.over else 1 for name in over]
-        total = total + xp.reshape(array, (*lead, *array.shape[len(order) :]))
+        total = total + align(xp, array, table.over, over)
     summed = xp.logsumexp(total, axis=over.index(site.name))
     return _Table(tuple(name for name in over if name != site.name), summed, site.plates)

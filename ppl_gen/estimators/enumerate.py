@@ -9,7 +9,10 @@ from ppl_gen.program import Facts, Site
 class Enumerate(Estimator):
     """Every value of the site is tried and weighted by its probability: no variance from this site.
 
-    The elements of a plate are tried side by side, which is exact as long as they do not move one another's cost.
+    The elements of a plate are tried side by side, which is exact as long as they do not move one another's cost. Of
+    several such sites only those that some term reads together are tried together, so that a chain of any length with K
+    levels takes K^2 runs; those that move other draws are tried jointly. Marking a site in the program
+    (``infer={"enumerate": "parallel"}``, or Pyro's ``config_enumerate`` around the guide) asks for the same.
 
     Args:
         max_size: the largest number of values that is still tried.

@@ -9,8 +9,12 @@ from typing import Any
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.choose import choose
+from ppl_gen.estimators.enumerate import Enumerate
+from ppl_gen.expectations import Enumeration, enumeration
 from ppl_gen.program import Facts, Term
 from ppl_gen.sums import describe_sums, plan_sums
+
+MOST_TRIED = 1024  # runs of the program that enumeration may take
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Plan:
         self, rows: Mapping[str, Row], facts: Facts, num_particles: int = 1, notes: tuple[str, ...] = ()
     ) -> None:
         self.rows, self.facts, self.num_particles, self.notes = dict(rows), facts, num_particles, notes
+
+    @property
+    def enumeration(self) -> Enumeration:
+        """How the sites under `Enumerate` are tried."""
+        tried = [name for name, row in self.rows.items() if isinstance(row.estimator, Enumerate)]
+        return enumeration(self.facts, {name: row.terms for name, row in self.rows.items()}, tried)
 
     def __getitem__(self, site: str) -> Row:
         if site not in self.rows:
@@ -111,7 +121,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         num_particles: draws per step.
 
     Raises:
-        ProgramError: an unknown site, or an estimator that would be wrong.
+        ProgramError: an unknown site, an estimator that would be wrong, or more values than can be tried.
     """
     facts, asked = plan_sums(facts), dict(estimators or {})
     names = [site.name for site in facts.latents()]
@@ -132,7 +142,20 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
         )
     notes = [f"runs eagerly: {facts.eager} leaves the array library"] if facts.eager else []
-    return Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *notes))
+    plan = Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *notes))
+    _check_enumeration(plan.enumeration)
+    return plan
+
+
+def _check_enumeration(found: Enumeration) -> None:
+    most = max(found.runs, found.largest)
+    if most > MOST_TRIED:
+        name, site = next(iter(found.sites.items()))
+        what = "runs of the program" if found.runs == most else "cells in one table"
+        raise ProgramError(
+            f"site '{name}' ({site.distribution}): expected enumerated sites that take at most {MOST_TRIED} runs, or cells "
+            f"in one table; got {len(found.sites)} sites that take {most} {what}. Use Score() or LeaveOneOut() at some of them."
+        )
 
 
 def _lone_masks(facts: Facts) -> list[str]:

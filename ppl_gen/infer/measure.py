@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import estimators as known
+from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
 from ppl_gen.infer.prepare import Prepared, start_baselines
 from ppl_gen.objectives import ELBO
@@ -86,13 +87,8 @@ class Measured:
 
 def evaluations(plan: Plan) -> int:
     """Runs of the program per step."""
-    tried, more = 1, 1
-    for row in plan.rows.values():
-        if isinstance(row.estimator, Enumerate):
-            tried *= row.cost
-        else:
-            more += row.cost - 1
-    return plan.num_particles * tried * more
+    more = sum(row.cost - 1 for row in plan.rows.values() if not isinstance(row.estimator, Enumerate))
+    return plan.num_particles * plan.enumeration.runs * (1 + more)
 
 
 def candidates(plan: Plan) -> dict[str, Estimator]:
@@ -169,7 +165,10 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
     free = [n for n, row in plan.rows.items() if row.estimator.cuts and n not in asked and "*" not in asked]
     for label, estimator in candidates(plan).items():
         wanted = {n: estimator for n in free if _suits(plan, n, estimator)}
-        trial = make_plan(plan.facts, {**asked, **wanted}, plan.num_particles)
+        try:
+            trial = make_plan(plan.facts, {**asked, **wanted}, plan.num_particles)
+        except ProgramError:  # each suits its site, but all together take too many runs
+            continue
         if wanted and _is_right(trial, objective):
             found[label] = trial
     return found

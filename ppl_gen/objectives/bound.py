@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array, Arrays
-from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.estimators.relaxed import refuse_not_followed
-from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term, assignments
+from ppl_gen.expectations import Enumeration, Means, reduced
+from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term
 from ppl_gen.sums import sum_out
 
 Costs = dict[Term, Array]
@@ -64,8 +64,9 @@ class Particles:
         run: (key, fixed values, cut sites) -> Run.
         keys: one per particle, of noise not used yet.
         plan: the estimators.
-        fixed: what is tried (`Enumerate`) or drawn otherwise (relaxations) in every run.
+        fixed: what is tried one by one (`Enumerate`) or drawn otherwise (relaxations) in every run.
         objective: what is maximised.
+        enumeration: of the sites that are tried.
         runs: one per particle.
         costs: their terms, weighted by the probability of what is tried.
     """
@@ -76,13 +77,13 @@ class Particles:
     plan: Plan
     fixed: Mapping[str, Any]
     objective: Bound
+    enumeration: Enumeration
     runs: list[Run] = field(default_factory=list)
     costs: list[Costs] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Draw."""
         self.cut = [name for name, row in self.plan.rows.items() if row.estimator.cuts]
-        self.tried = [n for n, row in self.plan.rows.items() if isinstance(row.estimator, Enumerate)]
         self.runs = []
         for k in range(len(self.keys)):
             self.runs.append(self.run(self._fresh(k), {**self.fixed, **self._rows()}, self.cut))
@@ -97,18 +98,17 @@ class Particles:
         self.keys[particle], now = self.xp.split_key(self.keys[particle], 2)
         return now
 
-    def weighted(self, run: Run) -> Costs:
-        """Each term times the probability of the values that are tried, element by element of their common plates."""
-        terms, result = self.objective.terms(self.xp, self.plan, run), {}
-        for term, cost in terms.items():
-            plates = self.plan.facts.sites[term].plates
-            for name in self.tried:
-                weight = self.xp.exp(run.logq[name])
-                own = {dim for p, dim in self.plan.facts.sites["guide", name].plates.items() if plates.get(p) == dim}
-                # a plate the term lacks does not move it: any weights that sum to one will do there, their mean does
-                cost = cost * reduced(self.xp.mean, weight, [d for d in range(-weight.ndim, 0) if d not in own])
-            result[term] = cost
-        return result
+    def weighted(self, run: Run, settled: Collection[Term] = ()) -> Costs:
+        """Each term's mean over the values that are tried, element by element; the `settled` pass no gradient."""
+        runs = run.trials or {(): run}
+        costs = {digits: self.objective.terms(self.xp, self.plan, each) for digits, each in runs.items()}
+        for each in costs.values():
+            each.update({term: self.xp.stop_gradient(each[term]) for term in settled})
+        first = next(iter(costs.values()))
+        if not self.enumeration.sites:
+            return first
+        means, sites = Means(self.xp, self.enumeration, runs, costs), self.plan.facts.sites
+        return {term: means.of(term, sites[term].plates) for term in first}
 
     def replay(self, particle: int, *, frozen: bool = False) -> Run:
         """The particle's run on the values it has; `frozen`: no gradient reaches parameters but through these."""
@@ -167,7 +167,7 @@ class SiteView:
     def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
         """See `View.slope`."""
         moved = copy(self.particles)
-        moved.cut = moved.tried  # every other way is followed
+        moved.cut = list(moved.enumeration.sites)  # every other way is followed
 
         def follow(place: Array) -> tuple[Array, Array]:
             moved.runs, moved.costs = list(self.particles.runs), list(self.particles.costs)
@@ -273,29 +273,39 @@ class Bound(ABC):
             weights: site -> weights of its estimator.
             averages: site -> running averages of its estimator.
         """
-        run = summed(xp, run, plan.facts)
+        enumeration = plan.enumeration
+        run = enumerated(summed(xp, run, plan.facts), enumeration)
         objective, kept = self.at(xp, averages.get(OWN, {}))
         sites = {name: plan.facts.sites["guide", name] for name in plan}
-        tried = {n: sites[n].size or 1 for n, row in plan.rows.items() if isinstance(row.estimator, Enumerate)}
         drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw(xp)) is not None}
         surrogate, value, buffers = xp.zeros(()), xp.zeros(()), {}
-        averages = {name: kept if name == OWN else own for name, own in averages.items()}
-        for fixed in assignments(tried):
-            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, objective)
+        found: dict[str, list[Arrays]] = {name: [] for name in plan}
+        for fixed in enumeration.assignments():
+            particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, objective, enumeration)
             bound = objective.value(particles)
             surrogate, value = surrogate - objective.live(particles, bound), value - xp.stop_gradient(bound)
             for name, row in plan.rows.items():
                 view = SiteView(particles, objective, sites[name], weights.get(name, {}), averages.get(name, {}))
                 estimate = row.estimator.estimate(view)
                 if estimate is not None:
-                    surrogate, averages[name] = surrogate - estimate.surrogate, estimate.averages
+                    surrogate = surrogate - estimate.surrogate
+                    found[name].append(estimate.averages)
                     surrogate = surrogate if estimate.loss is None else surrogate + estimate.loss
             buffers = particles.runs[-1].buffers
-        return Loss(surrogate, value, averages, buffers)
+        # values that are tried share their noise: none may see what another's signal has made of the averages
+        after = {name: _mean(found[name]) if found.get(name) else own for name, own in averages.items()}
+        return Loss(surrogate, value, after | ({OWN: kept} if OWN in averages else {}), buffers)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k != "kind")
         return f"{type(self).__name__}({options})"
+
+
+def _mean(several: list[Arrays]) -> Arrays:
+    """The running averages that different tries came to, as one."""
+    if len(several) == 1:
+        return several[0]
+    return {name: sum(each[name] for each in several) / len(several) for name in several[0]}
 
 
 def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
@@ -313,6 +323,21 @@ def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
     return whole
 
 
+def enumerated(run: RunProgram, enumeration: Enumeration) -> RunProgram:
+    """The same runs, each with those on the other values of the sites that are tried."""
+    trials = enumeration.trials
+    if not trials.sizes:
+        return run
+
+    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
+        first = run(key, {**fixed, **trials.choices((0,) * len(trials.levels))}, cut, **options)
+        known = {**fixed, **first.values}
+        others = {d: run(key, {**known, **trials.choices(d)}, cut, **options) for d in trials if any(d)}
+        return replace(first, trials={d: others.get(d, first) for d in trials})
+
+    return whole
+
+
 def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
     """Sum of the terms that the site moves, shaped like its log q: dimensions that are not its own are summed."""
     facts: Facts = plan.facts
@@ -323,9 +348,3 @@ def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> 
         cost = costs[term]
         total = total + reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept])
     return total
-
-
-def reduced(reduction: Callable[..., Array], array: Array, dims: list[int]) -> Array:
-    """A reduction over dimensions, which are kept with size 1."""
-    dims = [dim for dim in dims if array.shape[dim] != 1]
-    return reduction(array, axis=tuple(dims), keepdims=True) if dims else array

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,13 +63,10 @@ class ELBO(Bound):
 
     def live(self, particles: Particles, value: Array) -> Array:
         """See `Bound.live`."""
-        costs = [particles.weighted(self._settled(particles, run)) for run in particles.runs]
+        # the derivative of a cut site's own - log q is left out: its mean is zero, whatever it is taken by
+        own = [("guide", name) for name in particles.cut if name not in particles.enumeration.sites]
+        costs = [particles.weighted(run, settled=own) for run in particles.runs]
         return sum(particles.xp.sum(cost) for each in costs for cost in each.values()) / len(costs)
-
-    def _settled(self, particles: Particles, run: Run) -> Run:
-        """Without the derivative of a cut site's own - log q, whose mean is zero whatever it is taken by."""
-        own = {("guide", name) for name in particles.cut if name not in particles.tried}
-        return replace(run, terms={t: particles.xp.stop_gradient(c) if t in own else c for t, c in run.terms.items()})
 
     def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
         """See `Bound.terms`."""

@@ -12,7 +12,8 @@ from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.double_control import DoubleControl
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Bound, Costs, Particles, reduced
+from ppl_gen.expectations import reduced
+from ppl_gen.objectives.bound import Bound, Costs, Particles
 from ppl_gen.program import Site, Term
 
 
