@@ -35,15 +35,17 @@ class SigmoidBeliefNet:
     """
 
     def __init__(self, data_dim: int, hidden: Sequence[int] = (200, 200), data_mean: Any = None) -> None:
-        self._pixels = Pixels("models.SigmoidBeliefNet", data_dim, data_mean)
+        self._pixels = Pixels(f"models.{type(self).__name__}", data_dim, data_mean)
         self.data_dim = self._pixels.data_dim
-        self.hidden = widths("models.SigmoidBeliefNet", "hidden", hidden)
+        self.hidden = widths(f"models.{type(self).__name__}", "hidden", hidden)
         if not self.hidden:
-            raise ValueError("models.SigmoidBeliefNet: expected one hidden layer or more; got none. Use hidden=(200,).")
+            raise ValueError(
+                f"models.{type(self).__name__}: expected one hidden layer or more; got none. Use hidden=(200,)."
+            )
 
     def __repr__(self) -> str:
         """Sizes."""
-        return f"SigmoidBeliefNet(data_dim={self.data_dim}, hidden={self.hidden})"
+        return f"{type(self).__name__}(data_dim={self.data_dim}, hidden={self.hidden})"
 
     def __call__(self, x: Array) -> None:
         """The model, from the top layer down to the pixels.

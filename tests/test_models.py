@@ -11,10 +11,11 @@ from ppl_gen import backends, infer
 from ppl_gen.backends import reference
 from ppl_gen.data import Schema
 from ppl_gen.data.variable import Variable
+from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Pathwise, Score
 from ppl_gen.infer.prepare import no_guide
-from ppl_gen.language import factor, plate, xp
-from ppl_gen.models import VAE, OrderAgnosticNADE, SigmoidBeliefNet
+from ppl_gen.language import dist, factor, plate, sample, xp
+from ppl_gen.models import VAE, BidirectionalHelmholtzMachine, HelmholtzMachine, OrderAgnosticNADE, SigmoidBeliefNet
 from ppl_gen.program import Batch
 
 BACKENDS = ["torch", "jax"]
@@ -150,10 +151,10 @@ def test_the_belief_nets_gradient_is_unbiased(backend):
         model, model.guide, np.tile(images, (800, 1)), backend=backend, params=params, num_samples=200, seed=1
     )
     assert draws.keys() == params.keys() and sum(value.size for value in params.values()) == 50
-    for name, sample in draws.items():
+    for name, found in draws.items():
         exact = 800 * sum(gradient[name] for gradient in each)
-        error = sample.std(0) / np.sqrt(len(sample))
-        assert np.abs((sample.mean(0) - exact) / error).max() < 5, name
+        error = found.std(0) / np.sqrt(len(found))
+        assert np.abs((found.mean(0) - exact) / error).max() < 5, name
         assert (0.1 * np.abs(exact) / error).max() > 5, name
 
 
@@ -181,6 +182,7 @@ def test_data_of_another_width_is_refused(backend, model, x, advice):
         lambda: SigmoidBeliefNet(4, hidden=()),
         lambda: SigmoidBeliefNet(4, hidden=(3, 0)),
         lambda: SigmoidBeliefNet(True),
+        lambda: HelmholtzMachine(4, hidden=()),
     ],
 )
 def test_wrong_sizes_are_refused(build):
@@ -200,3 +202,39 @@ def test_data_mean_starts_the_output_at_the_marginals_and_centres_the_guide(make
     seen = reference.log_joint(model.guide, values, params, x).total
     assert seen == pytest.approx(reference.log_joint(plain.guide, values, params, x - mean).total, rel=1e-6)
     assert seen != pytest.approx(reference.log_joint(plain.guide, values, params, x).total, rel=1e-3)
+
+
+# -- a model brings its own guide and objective ---------------------------------------------------------------------
+
+PATTERNS = np.repeat([[1.0, 1, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0], [1, 0, 1, 0, 1, 0]], 10, axis=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("kind", "particles"), [(HelmholtzMachine, 1), (BidirectionalHelmholtzMachine, 5)])
+def test_helmholtz_machines_learn_three_patterns_by_their_own_objective(kind, particles, backend):
+    """Six independent bits, each 1/3 or 2/3, have 6 x 0.637 = 3.8 nats a row, the three patterns themselves log 3 = 1.1."""
+    model = kind(6, (4,), PATTERNS.mean(0))
+    options = {"backend": backend, "learning_rate": 0.03, "num_particles": particles, "progress": False}
+    fit = infer.fit(model, data=PATTERNS, steps=600, **options)
+    assert all(type(model.objective).__name__ in row.reason for row in fit.plan.rows.values())
+    assert fit.log_prob(PATTERNS, num_samples=50).value.mean() > -2.5
+
+
+def test_every_verb_takes_the_models_own_guide_and_objective():
+    model = BidirectionalHelmholtzMachine(12, (3,))
+    with pytest.raises(ProgramError, match="num_particles=2"):
+        infer.plan(model, data=BITS, backend="jax")
+    plan = infer.plan(model, data=BITS, backend="jax", num_particles=2)
+    assert "BidirectionalHelmholtz" in plan["h1"].reason
+    assert infer.gradient(VAE(12, 2, (5,)), data=BITS, backend="jax")["encoder.0.weight"].shape == (1, 12, 5)
+
+
+def test_every_verb_gives_a_plain_program_the_automatic_guide():
+    def model(x):
+        with plate("data", len(x)):
+            sample("x", dist.Normal(sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    x = RNG.standard_normal(5).astype(np.float32)
+    assert isinstance(infer.plan(model, data=x, backend="torch")["z"].estimator, Pathwise)
+    assert infer.gradient(model, data=x, backend="jax")["z.loc"].shape == (1, 5)
+    assert infer.check(model, data=x, backend="jax", num_samples=50, others=False).ok

@@ -21,7 +21,7 @@ from ppl_gen.backends.reference_distributions import logsumexp
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, Score
 from ppl_gen.infer.verbs import read
-from ppl_gen.language import dist, plate, sample
+from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import (
     ELBO,
     BidirectionalHelmholtz,
@@ -582,6 +582,24 @@ def test_wake_sleep_refuses_data_it_cannot_dream(backend: str) -> None:
     case = CASES["auxiliary_bernoulli"]
     with pytest.raises(ProgramError, match="no site 'aux'"):
         infer.gradient(case.model, case.guide, case.data, objective=WakeSleep(), backend=backend)
+
+
+def test_wake_sleep_refuses_a_density_that_reads_the_data_it_draws(backend: str) -> None:
+    """Each pixel given the one before: what is drawn from the data's own left neighbours is no draw from the model."""
+
+    def model(x: Any) -> None:
+        with plate("data", len(x)):
+            z = real(sample("z", dist.Bernoulli(logits=start("prior", 0.4) + xp.zeros(len(x)))))
+            left = xp.concat([xp.zeros((len(x), 1)), x[:, :-1]], axis=1)
+            sample("x", dist.Bernoulli(logits=z[:, None] + start("slope", 1.2) * left).to_event(1), obs=x)
+
+    def guide(x: Any) -> None:
+        with plate("data", len(x)):
+            sample("z", dist.Bernoulli(logits=start("tilt", 0.7) * x[:, 0]))
+
+    x = (np.random.default_rng(0).random((20, 6)) < 0.5).astype(np.float32)
+    with pytest.raises(ProgramError, match="argument 0: .*without reading them"):
+        infer.plan(model, guide, x, objective=WakeSleep(), backend=backend)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

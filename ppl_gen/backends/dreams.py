@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run
 
@@ -34,6 +36,27 @@ def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
         taken[place], values[place] = name, like(records[name], values[place])
     args = tuple(values[i] for i in range(len(batch.args)))
     return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
+
+
+def check_dreams(dream: Callable[[Batch], Batch], batch: Batch) -> None:
+    """Raise where what the model draws depends on the data it is shown: with the same noise a dream's dream is itself.
+
+    Args:
+        dream: a batch -> the batch as the model draws it, with the same noise at every call.
+        batch: the data.
+
+    Raises:
+        ProgramError: a distribution of the model reads an argument that is dreamt.
+    """
+    once = dream(batch)
+    again = dream(once)
+    for (place, first), (_, second) in zip(batch_items(once), batch_items(again), strict=True):
+        if first is not second and not np.array_equal(np.asarray(first), np.asarray(second)):
+            where = f"argument {place}" if isinstance(place, int) else f"argument '{place}'"
+            raise ProgramError(
+                f"{where}: expected data that the model draws without reading them, to dream of; got a model whose "
+                "distributions change with them (an autoregressive density?). Use ReweightedWakeSleep() or ELBO()."
+            )
 
 
 def batch_items(batch: Batch) -> list[tuple[int | str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
 from ppl_gen.infer.measure import Draws, Measured, measure, trials, with_plan
-from ppl_gen.infer.prepare import Prepared, under
+from ppl_gen.infer.prepare import Prepared, own_objective, under
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, num_joint_values
@@ -128,12 +128,12 @@ def check(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents.
+        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to be audited in place of the automatic choice.
         num_samples: single-step gradients per row of the report.
         num_particles: draws per step.
-        objective: what is trained on; None means the ELBO.
+        objective: what is trained on; None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
@@ -151,8 +151,8 @@ def check(
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    objective = ELBO() if objective is None else objective
-    prepared = under(prepared, objective, seed)
+    objective = own_objective(model) if objective is None else objective
+    prepared = under(prepared, objective, seed, batch)
     if objective.at_fixed_values:
         raise ValueError(
             f"objective: expected one that asks each site's estimator; got {objective!r}, which takes values as they were drawn. "

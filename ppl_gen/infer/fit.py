@@ -12,15 +12,24 @@ import numpy as np
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
-from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint as files
+from ppl_gen.infer.automatic import automatic, converter, followers, length, shorter
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import best_plan, trials, with_plan, worth_it
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare, under
+from ppl_gen.infer.prepare import (
+    Prepared,
+    as_arguments,
+    check_data,
+    choose_backend,
+    no_guide,
+    own_objective,
+    prepare,
+    under,
+)
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.objectives import ELBO
-from ppl_gen.program import OWN, Batch, Latent
+from ppl_gen.program import OWN, Batch
 
 
 def fit(
@@ -60,7 +69,7 @@ def fit(
         optimizer: a torch.optim class or partial, an optax transformation, or None (Adam).
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws of the latents per step.
-        objective: None means the ELBO, which is the exact likelihood without latents.
+        objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
         device: "auto" takes a GPU where the backend sees one.
         seed: of everything random; nothing global is touched.
@@ -80,13 +89,13 @@ def fit(
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
     """
     _check_options(steps, learning_rate, compile, patience, validation)
-    objective = ELBO() if objective is None else objective
+    objective = own_objective(model) if objective is None else objective
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
     prepared, source = _open(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
-    prepared = under(prepared, objective, seed)
+    prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
         warnings.warn(
             f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2
@@ -161,7 +170,7 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
             "validation: expected a guide that proposes from the data it is given; got the automatic one, "
             "which has parameters for each training row. Write a guide, or drop validation."
         )
-    convert = _converter(prepared.backend, prepared.program.device)
+    convert = converter(prepared.backend, prepared.program.device)
     return make_source(validation, None, 0, convert, getattr(model, "prepare", None))
 
 
@@ -169,14 +178,6 @@ def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
     """Rows evaluated at once; None (all) where terms cannot be scaled from a part of the rows to all of them."""
     plates = prepared.program.row_plates
     return None if plates is not None and not plates else max(batch_size or 0, 1000)
-
-
-def _converter(backend: Any, device: str) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        shared = isinstance(value, np.ndarray) and not value.flags.writeable  # a frame's own memory, say
-        return backend.array(value.copy() if shared else value, device)
-
-    return convert
 
 
 def _open(
@@ -200,12 +201,12 @@ def _open(
     module = choose_backend(model, guide, args, kwargs, backend_name)
     place = module.resolve_device(device)
     with module.Program(no_guide, no_guide, seed=seed, device=place).session():  # a loader may draw random numbers
-        source = make_source(data, batch_size, seed, _converter(module, place), encode)
-    first, shorter = source.first(), _shorter(source)
+        source = make_source(data, batch_size, seed, converter(module, place), encode)
+    first, fewer = source.first(), shorter(source)
     if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
-        first, shorter = _indexed(first), shorter and _indexed(shorter)
+        first, fewer = _indexed(first), fewer and _indexed(fewer)
     if guide is None:
-        guide = _automatic(model, module, num_rows or source.num_rows, first, shorter, seed, place)
+        guide = automatic(model, module, num_rows or source.num_rows, first, fewer, seed, place)
         if isinstance(source, Stream) and knows_rows(guide):
             raise ProgramError(
                 "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
@@ -214,54 +215,14 @@ def _open(
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
     prepared = prepare(model, guide, first, backend=module, **options)
     with prepared.session():
-        following, _ = _followers(module, prepared.program, first, shorter)
+        following, _ = followers(module, prepared.program, first, fewer)
     prepared.program.row_plates = _settle(following, prepared, first)
     return prepared, source
 
 
 def _indexed(batch: Batch) -> Batch:
     """The batch as the leading rows of more."""
-    return Batch(batch.args, batch.kwargs, batch.scale, np.arange(_length(batch) or 0))
-
-
-def _shorter(source: Table | Stream) -> Batch | None:
-    """The first batch with one row less, where that is possible."""
-    rows = source.first_rows
-    return source.first(rows - 1) if rows is not None and rows > 1 else None
-
-
-def _followers(
-    backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True
-) -> tuple[set[str], list[Latent]]:
-    """(plates whose size follows the number of rows, the model's latents)."""
-    sizes, latents = backend.survey(program, first, guide=guide)
-    if shorter is None:
-        return set(), latents
-    try:
-        fewer, _ = backend.survey(program, shorter, guide=guide)
-    except Exception:  # a program that cannot run on fewer rows: go by length
-        rows = _length(first)
-        return {name for name, size in sizes.items() if size == rows}, latents
-    return {name for name, size in sizes.items() if fewer.get(name) == size - 1}, latents
-
-
-def _length(batch: Batch) -> int | None:
-    return next(
-        (v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None
-    )
-
-
-def _automatic(
-    model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str
-) -> Any:
-    """A mean-field guide for the model's latents; none where there are none."""
-    program = backend.Program(model, no_guide, seed=seed, device=device)
-    try:
-        with program.session():
-            following, latents = _followers(backend, program, first, shorter, guide=False)
-    except Exception:  # the reading that follows says what is wrong, in full
-        return no_guide
-    return MeanField(latents, following, num_rows) if latents else no_guide
+    return Batch(batch.args, batch.kwargs, batch.scale, np.arange(length(batch) or 0))
 
 
 def _settle(following: set[str], prepared: Prepared, first: Batch) -> set[str] | None:

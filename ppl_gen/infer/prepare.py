@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends import checks
+from ppl_gen.backends.dreams import check_dreams
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
+from ppl_gen.objectives import ELBO
+from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 
 
@@ -123,18 +127,27 @@ def prepare(
         return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
 
 
-def under(prepared: Prepared, objective: Any, seed: int) -> Prepared:
+def own_objective(model: Any) -> Any:
+    """The objective that a model is made for; the ELBO where it names none."""
+    own = getattr(model, "objective", None)
+    return own if isinstance(own, Bound) else ELBO()
+
+
+def under(prepared: Prepared, objective: Any, seed: int, batch: Batch) -> Prepared:
     """The same program with the plan that `objective` uses.
 
     Raises:
         TypeError: no objective.
-        ProgramError: the objective would be wrong under the plan.
+        ProgramError: the objective would be wrong under the plan, or for the data in `batch`.
     """
     if isinstance(objective, type) or not hasattr(objective, "accept"):
         raise TypeError(
             f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
         )
     plan = objective.accept(prepared.plan)
+    if objective.dreams and len(plan):
+        with prepared.session():
+            check_dreams(partial(prepared.backend.dream, prepared.program, seed=seed), batch)
     return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
+from ppl_gen.infer.automatic import automatic, converter, shorter
+from ppl_gen.infer.batches import Table
 from ppl_gen.infer.measure import best_plan, with_plan
 from ppl_gen.infer.measure import measure as run_measure
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, no_guide, prepare, under
-from ppl_gen.objectives import ELBO
+from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, own_objective, prepare, under
 from ppl_gen.program import Batch
 
 
@@ -22,10 +23,15 @@ def read(
 ) -> tuple[Prepared, Batch]:
     """The program, read on the whole data as one batch."""
     args, kwargs = as_arguments(data)
-    bad = check_data(args, kwargs)
+    encode = getattr(model, "prepare", None)
+    bad = None if encode else check_data(args, kwargs)
+    guide = getattr(model, "guide", None) if guide is None else guide
     module = choose_backend(model, guide, args, kwargs, backend)
-    batch = Batch(tuple(module.array(a) for a in args), {k: module.array(v) for k, v in kwargs.items()})
-    prepared = prepare(model, guide or no_guide, batch, backend=module, bad=bad, **options)
+    source = Table(encode(data) if encode else data, None, 0, converter(module, "cpu"))
+    batch = source.first()
+    if guide is None:
+        guide = automatic(model, module, source.num_rows, batch, shorter(source), options.get("seed", 0), "cpu")
+    prepared = prepare(model, guide, batch, backend=module, bad=bad, **options)
     if params is not None:
         module.set_params(prepared.program, params)
     return prepared, batch
@@ -47,11 +53,11 @@ def plan(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents.
+        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws per step.
-        objective: what will be trained on, which may rule estimators out; None means the ELBO.
+        objective: what will be trained on, which may rule estimators out; None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
         seed: of the first run.
         measure: try every unbiased estimator wherever it suits a discrete site, and each site's best together, at the
@@ -69,8 +75,8 @@ def plan(
     prepared, batch = read(
         model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    objective = ELBO() if objective is None else objective
-    prepared = under(prepared, objective, seed)
+    objective = own_objective(model) if objective is None else objective
+    prepared = under(prepared, objective, seed, batch)
     if measure:
         best: Plan = objective.accept(best_plan(prepared, batch, estimators or {}, seed, objective))
         found = run_measure(with_plan(prepared, best, seed), batch, 200, seed, objective)
@@ -98,12 +104,12 @@ def gradient(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents.
+        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_samples: how many estimates.
         num_particles: draws per estimate.
-        objective: None means the ELBO.
+        objective: None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
@@ -117,8 +123,8 @@ def gradient(
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )
-    objective = ELBO() if objective is None else objective
-    prepared = under(prepared, objective, seed)
+    objective = own_objective(model) if objective is None else objective
+    prepared = under(prepared, objective, seed, batch)
     with backends.tripwire(prepared.backend.name):
         found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
             prepared.program, objective, prepared.plan, prepared.start, batch, num_samples, seed

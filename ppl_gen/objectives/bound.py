@@ -194,11 +194,13 @@ class Bound(ABC):
     Attributes:
         kind: of the likelihood it gives: "exact", "lower_bound", ...
         at_fixed_values: whether every value is taken as it was drawn, so that no site's estimator is asked.
+        dreams: whether it runs the guide on data that the model draws.
         same_rows: whether particles are compared element by element, and so must see the same subsample.
     """
 
     kind: str
     at_fixed_values: ClassVar[bool] = False
+    dreams: ClassVar[bool] = False
     same_rows: ClassVar[bool] = False
 
     @abstractmethod

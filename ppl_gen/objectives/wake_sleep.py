@@ -16,8 +16,8 @@ class WakeSleep(ELBO):
     estimator is needed, and discrete sites are like any other. The two halves are not the gradient of one objective:
     the guide minimises KL(p || q) under the model's own data. The loss reported is minus the ELBO.
 
-    Each observed site must show an argument of the program just as it was given, and its distribution must not itself
-    read that argument (as an autoregressive density would), or a dream is no draw from the model. The guide must read the
+    Each observed site must show an argument of the program just as it was given, and no distribution of the model may read
+    that argument (as an autoregressive density would), or a dream is no draw from the model: refused. The guide must read the
     data too: an automatic mean-field guide would only learn the prior.
 
     Source: Hinton et al. 1995; book section 19.5.1.
@@ -28,6 +28,7 @@ class WakeSleep(ELBO):
     """
 
     at_fixed_values = True
+    dreams = True
 
     def __init__(self) -> None:
         super().__init__()

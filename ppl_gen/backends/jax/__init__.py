@@ -87,6 +87,11 @@ def to_numpy(value: Any) -> Any:
     return np.asarray(value)
 
 
+def dream(program: Program, batch: Batch, seed: int) -> Batch:
+    """The batch as the model draws it; the same noise for the same seed. Call inside a session."""
+    return program.dream(program.params, program.buffers, jax.random.key(seed), batch)[0]
+
+
 def draw(
     prepared: Any,
     state: Any,

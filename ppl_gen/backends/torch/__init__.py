@@ -92,6 +92,13 @@ def to_numpy(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
+def dream(program: Program, batch: Batch, seed: int) -> Batch:
+    """The batch as the model draws it; the same noise for the same seed. Call inside a session."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return program.dream(batch)[0]
+
+
 def draw(
     prepared: Any,
     state: None,

@@ -1,0 +1,64 @@
+"""The automatic guide where none was given, and which plates stand for the rows of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.guides import MeanField
+from ppl_gen.infer.batches import Stream, Table
+from ppl_gen.infer.prepare import no_guide
+from ppl_gen.program import Batch, Latent
+
+
+def converter(backend: Any, device: str) -> Callable[[Any], Any]:
+    """Host arrays to the backend's own, on a device."""
+
+    def convert(value: Any) -> Any:
+        shared = isinstance(value, np.ndarray) and not value.flags.writeable  # a frame's own memory, say
+        return backend.array(value.copy() if shared else value, device)
+
+    return convert
+
+
+def shorter(source: Table | Stream) -> Batch | None:
+    """The first batch with one row less, where that is possible."""
+    rows = source.first_rows
+    return source.first(rows - 1) if rows is not None and rows > 1 else None
+
+
+def followers(
+    backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True
+) -> tuple[set[str], list[Latent]]:
+    """(plates whose size follows the number of rows, the model's latents)."""
+    sizes, latents = backend.survey(program, first, guide=guide)
+    if shorter is None:
+        return set(), latents
+    try:
+        fewer, _ = backend.survey(program, shorter, guide=guide)
+    except Exception:  # a program that cannot run on fewer rows: go by length
+        rows = length(first)
+        return {name for name, size in sizes.items() if size == rows}, latents
+    return {name for name, size in sizes.items() if fewer.get(name) == size - 1}, latents
+
+
+def length(batch: Batch) -> int | None:
+    """Rows of a batch's first array; None without arrays."""
+    return next(
+        (v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None
+    )
+
+
+def automatic(
+    model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str
+) -> Any:
+    """A mean-field guide for the model's latents; none where there are none."""
+    program = backend.Program(model, no_guide, seed=seed, device=device)
+    try:
+        with program.session():
+            following, latents = followers(backend, program, first, shorter, guide=False)
+    except Exception:  # the reading that follows says what is wrong, in full
+        return no_guide
+    return MeanField(latents, following, num_rows) if latents else no_guide
