@@ -95,13 +95,23 @@ def parameters(distribution: Any) -> dict[str, Array]:
 
 
 def divergence(q: Any, p: Any) -> Array | None:
-    """KL(q || p), batch shape, nats; None where NumPyro knows no formula."""
+    """KL(q || p), batch shape, nats; None where no formula is known."""
     if q.batch_shape != p.batch_shape or q.event_shape != p.event_shape:
         return None
     try:
         return dist.kl_divergence(q, p)
     except NotImplementedError:
+        return _finite_divergence(q, p)
+
+
+def _finite_divergence(q: Any, p: Any) -> Array | None:
+    """KL(q || p) of binary or categorical elements of as many levels, of which NumPyro knows few."""
+    kinds = {type(core(d)).__name__.removesuffix("Logits").removesuffix("Probs") for d in (q, p)}
+    if kinds not in ({"Bernoulli"}, {"Categorical"}) or num_values(q) != num_values(p):
         return None
+    masses, others = log_masses(q), log_masses(p)
+    gap = jnp.where(masses == -jnp.inf, 0.0, masses - others)  # what has no probability does not count
+    return (jnp.exp(masses) * gap).sum(tuple(range(-1 - len(q.event_shape), 0)))
 
 
 def support(distribution: Any) -> tuple[str, int | None]:
