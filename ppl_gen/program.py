@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 
@@ -115,6 +115,10 @@ class Site:
         """Whether there are batch elements that no plate stands for, so that log q is one number for several choices."""
         own, width = set(self.plates.values()), len(self.batch_shape)
         return any(size > 1 and axis - width not in own for axis, size in enumerate(self.batch_shape))
+
+    def settled(self) -> Site:
+        """The site as estimators may take it: elements that share one log q share one baseline, without features."""
+        return replace(self, num_features=None) if self.loose else self
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ CONTROL = [
         (V,),
         {"a": "gt"},
     ),
-    row("a custom derivative of a smooth body", user_square, (1.0,), {"a": None}),
+    row("a custom derivative, whatever it stands for", user_square, (1.0,), {"a": "custom_jvp_call"}),
     row("a custom derivative of a step", straight_through, (1.0,), {"a": "round"}),
 ]
 

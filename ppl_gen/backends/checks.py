@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,15 @@ def check_match(sites: Mapping[Term, Site]) -> None:
                 f"site '{name}' ({site.distribution}): expected {kind} to be in the guide too; got it in the model only. "
                 f"Add a site '{name}' to the guide, or observe it in the model."
             )
+
+
+def check_same(sites: Collection[Term], found: Collection[Term]) -> None:
+    """Raise unless a run of the program had the sites that it was planned with."""
+    for role, name in [*(term for term in found if term not in sites), *(term for term in sites if term not in found)]:
+        raise ProgramError(
+            f"site '{name}': expected the same sites in every run of the {role}; got it in some runs only. State it in every run, "
+            "under one name, and mask it where it does not count (mask, obs_mask, or a vectorized plate)."
+        )
 
 
 def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[str]:

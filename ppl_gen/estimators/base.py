@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ppl_gen.program import Draw, Facts, Run, Site
+from ppl_gen.program import PARAM, Draw, Facts, Run, Site
 
 Array = Any
 Arrays = dict[str, Array]
@@ -171,10 +171,15 @@ def refuse_meeting(site: Site, facts: Facts) -> str | None:
 
 
 def refuse_moving_support(site: Site) -> str | None:
-    """The score function is wrong where the boundary of the support moves with what is learned."""
-    if site.moving:
-        movers = ", ".join(sorted(m.removeprefix("param:") for m in site.moving))
+    """The score function is wrong where the boundary of the support moves with what is learned.
+
+    A latent may move it: none that does is pathwise (see `Facts.jump`), so it stands still under the derivative.
+    """
+    movers = ", ".join(sorted(m.removeprefix(PARAM) for m in site.moving if m.startswith(PARAM)))
+    if movers:
         return f"its support moves with {movers}, where the score function is wrong"
+    if site.support == "real" and site.distribution.endswith("StraightThrough"):
+        return "its log density is of another value than the one it gives; use Bernoulli or a categorical site"
     if site.distribution == "Delta":
         return "a Delta has no log density to differentiate"
     return None

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.errors import ProgramError
 from ppl_gen.guides import MeanField
 from ppl_gen.infer.batches import Stream, Table
-from ppl_gen.infer.prepare import no_guide
+from ppl_gen.infer.prepare import Prepared, no_guide, prepare
 from ppl_gen.program import Batch, Latent
 
 
@@ -53,12 +54,31 @@ def length(batch: Batch) -> int | None:
 
 def automatic(
     model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str
-) -> Any:
-    """A mean-field guide for the model's latents; none where there are none."""
+) -> list[Any]:
+    """Guides for a model that comes without one, the best first.
+
+    They are mean-field, without the finite latents, which may be summed out, or with them; empty without latents.
+    """
     program = backend.Program(model, no_guide, seed=seed, device=device)
     try:
         with program.session():
             following, latents = followers(backend, program, first, shorter, guide=False)
     except Exception:  # the reading that follows says what is wrong, in full
-        return no_guide
-    return MeanField(latents, following, num_rows) if latents else no_guide
+        return [no_guide]
+    free = [latent for latent in latents if latent.num_values is None]
+    kinds = [free] if len(free) == len(latents) else [free, latents]
+    return [MeanField(some, following, num_rows) if some else no_guide for some in kinds]
+
+
+def prepare_any(model: Any, guides: list[Any], batch: Batch, **options: Any) -> Prepared:
+    """The program with the first guide that it can be trained with.
+
+    Raises:
+        ProgramError: it can be trained with none.
+    """
+    for guide in guides[:-1]:
+        try:
+            return prepare(model, guide, batch, **options)
+        except ProgramError:  # too much to sum out
+            continue
+    return prepare(model, guides[-1], batch, **options)

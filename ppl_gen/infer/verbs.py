@@ -10,11 +10,11 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
-from ppl_gen.infer.automatic import automatic, converter, shorter
+from ppl_gen.infer.automatic import automatic, converter, prepare_any, shorter
 from ppl_gen.infer.batches import Table
 from ppl_gen.infer.measure import best_plan, with_plan
 from ppl_gen.infer.measure import measure as run_measure
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, own_objective, prepare, under
+from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, own_objective, under
 from ppl_gen.program import Batch
 
 
@@ -29,9 +29,10 @@ def read(
     module = choose_backend(model, guide, args, kwargs, backend)
     source = Table(encode(data) if encode else data, None, 0, converter(module, "cpu"))
     batch = source.first()
+    guides = [guide]
     if guide is None:
-        guide = automatic(model, module, source.num_rows, batch, shorter(source), options.get("seed", 0), "cpu")
-    prepared = prepare(model, guide, batch, backend=module, bad=bad, **options)
+        guides = automatic(model, module, source.num_rows, batch, shorter(source), options.get("seed", 0), "cpu")
+    prepared = prepare_any(model, guides, batch, backend=module, bad=bad, **options)
     if params is not None:
         module.set_params(prepared.program, params)
     return prepared, batch

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from ppl_gen.backends.checks import check_same
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.held import Held
@@ -87,6 +88,7 @@ class Particles:
         self.runs = []
         for k in range(len(self.keys)):
             self.runs.append(self.run(self._fresh(k), {**self.fixed, **self._rows()}, self.cut))
+            check_same(self.plan.facts.sites, self.runs[-1].terms)
         self.costs = [self.weighted(run) for run in self.runs]
 
     def _rows(self) -> Mapping[str, Any]:

@@ -129,7 +129,10 @@ def support(distribution: Any) -> tuple[str, int | None]:
 def num_values(distribution: Any) -> int | None:
     """Number of values of one element of a finite support; None for others."""
     base = core(distribution)
-    return int(base.enumerate_support(expand=False).shape[0]) if base.has_enumerate_support else None
+    try:
+        return int(base.enumerate_support(expand=False).shape[0]) if base.has_enumerate_support else None
+    except NotImplementedError:  # binomials of several total counts
+        return None
 
 
 def choose(distribution: Any, index: int) -> Array:

@@ -27,7 +27,7 @@ from jax._src.core import jaxprs_in_params
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.interpreters import ad
 
-from ppl_gen.program import Path, blocked, merge
+from ppl_gen.program import PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
 
@@ -54,6 +54,9 @@ STEPS = frozenset(
 DETACHED = {"regularized_incomplete_beta": (0, 1), "polygamma": (0,), "select_and_scatter_add": (1,),
             "select_and_gather_add": (1,)}  # fmt: skip
 """Operands, by position, that JAX gives no derivative or that only choose places."""
+
+CUTS = frozenset("log sqrt rsqrt cbrt pow log1p asin acos atan asinh acosh atanh".split())
+"""Primitives that leap across a branch cut where their values are complex."""
 
 AMBIGUOUS = {"eigh": (0,), "svd": (1, 2)}
 """Outputs, by position, known only up to a sign: eigenvectors and singular vectors."""
@@ -171,6 +174,8 @@ def _plain(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     """An ordinary primitive: smooth or kinked from float to float."""
     where, name = scope.where(eqn), eqn.primitive.name
     detached, ambiguous = DETACHED.get(name, ()), AMBIGUOUS.get(name, ())
+    if name in CUTS and any(jnp.issubdtype(_dtype(atom), jnp.complexfloating) for atom in eqn.outvars):
+        return _opaque(eqn, ins, scope)
     whole = merge(*(
         blocked(reach, where) if i in detached or _discrete(atom) else reach
         for i, (reach, atom) in enumerate(zip(ins, eqn.invars, strict=True))
@@ -185,7 +190,14 @@ def _opaque(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
 
 def _call(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     inner = eqn.params[CALLS[eqn.primitive.name]]
-    return _walk(inner, ins, scope.within(inner, eqn))
+    outs = _walk(inner, ins, scope.within(inner, eqn))
+    if not eqn.primitive.name.startswith("custom_") or (_debug(inner).func_filename or "").startswith(_INSTALLED):
+        return outs
+    # the derivative of a latent's value is what the user says it is: a straight-through rule would be a bias
+    whole, where = merge(*ins), scope.where(eqn)
+    return [
+        {s: p if p.jump or s.startswith(PARAM) else blocked(whole, where)[s] for s, p in out.items()} for out in outs
+    ]
 
 
 def _scan(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
@@ -282,6 +294,10 @@ def _library_functions(eqn: JaxprEqn) -> Iterator[str]:
         if source_info_util.is_user_filename(code.co_filename):
             return
         yield code.co_name
+
+
+def _dtype(atom: Any) -> Any:
+    return getattr(atom.aval, "dtype", None) or jnp.float32
 
 
 def _debug(function: Any) -> Any:

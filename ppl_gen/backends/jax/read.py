@@ -6,6 +6,7 @@ import math
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 OPAQUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+
+MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
 def read(program: Program, batch: Batch) -> Facts:
@@ -55,8 +58,18 @@ def read(program: Program, batch: Batch) -> Facts:
     checks.check_match(sites)
     reached, eager = _reaches(program, batch, run, sites)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
+    for number in range(MORE_RUNS if eager else 0):
+        found: list[Term] = []
+        again = jax.random.fold_in(key, number)
+        observer = partial(_note, found)
+        program.run(program.params, program.buffers, again, batch, observer=observer)
+        checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     return Facts(reached, tuple(program.params), mixes, eager, relaxable)
+
+
+def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
+    found.append((role, msg["name"]))
 
 
 def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
@@ -121,7 +134,7 @@ def _check_observation(where: str, msg: Any) -> None:
 def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
     fn = msg["fn"]
     kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
-    return Site(
+    site = Site(
         name=msg["name"],
         role=role,
         distribution=_kind(fn),
@@ -139,6 +152,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         masked=unmasked(fn) is not fn,
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
+    return site.settled()
 
 
 def _kind(fn: Any) -> str:

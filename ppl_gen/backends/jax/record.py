@@ -22,6 +22,7 @@ from ppl_gen.backends.jax.distributions import (
     parameters,
     unmasked,
 )
+from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 Array = Any
@@ -60,6 +61,7 @@ class Recorder(Messenger):
     def __post_init__(self) -> None:
         super().__init__()
         self._sizes: dict[str, int] = {}  # plate -> its full size
+        self._flow = ""  # the control flow that sites last came out of
 
     def process_message(self, msg: Any) -> None:
         """Supply parameters, buffers and replayed values."""
@@ -70,6 +72,12 @@ class Recorder(Messenger):
             msg["value"] = self.run.buffers.setdefault(name, _copy(self.buffers.get(name, msg["args"][0])))
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
             msg["value"] = self.fixed[PLATE + name]
+        elif msg["type"] == "control_flow":
+            self._flow = msg["fn"].__name__.removesuffix("_wrapper")
+            given = {n: v for n, v in self.fixed.items() if not isinstance(v, Choice | Draw)}
+            msg["kwargs"]["substitute_stack"].append(("substitute", given))
+        elif msg["type"] == "sample" and msg.get("_control_flow_done"):
+            self._check_flow(name, msg)
         elif msg["type"] == "sample":
             if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
                 self.run.shown[name] = msg["value"]
@@ -91,6 +99,23 @@ class Recorder(Messenger):
         elif msg["type"] == "sample":
             self._sample(name, msg)
 
+    def _check_flow(self, name: str, msg: Any) -> None:
+        """Sites inside `scan` and `cond` come out once all is done: values go in beforehand, or not at all."""
+        if msg["is_observed"]:
+            if self.predictive:
+                raise ProgramError(
+                    f"site '{name}': expected observed sites outside of {self._flow} to be drawn anew; got one inside. Write the "
+                    "steps as a Python loop."
+                )
+            return
+        held = isinstance(self.fixed.get(name), Choice | Draw) or (self.role == "guide" and name in self.cut)
+        if held or self._flow != "scan":
+            raise ProgramError(
+                f"site '{name}' ({type(core(msg['fn'])).__name__}): expected latents inside {self._flow} to be drawn by scan and "
+                "differentiated by Pathwise(), as no other estimator can hold or try their values there; got another. Write the "
+                "steps as a Python loop."
+            )
+
     def _fixed_value(self, name: str, distribution: Any) -> Any:
         value = self.fixed[name]
         if isinstance(value, Choice):
@@ -105,6 +130,7 @@ class Recorder(Messenger):
         if self.role == "guide" and name in self.cut:
             # outside every trace the user holds: what is recorded and what the program goes on with are the same
             msg["value"] = jax.lax.stop_gradient(msg["value"])
+            msg["intermediates"] = None  # the draw before its transforms, which the cut value no longer hangs on
         self.run.records[name] = msg["value"]
         plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"]}
         if self.observer is not None:

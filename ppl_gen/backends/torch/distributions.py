@@ -117,7 +117,10 @@ def num_values(distribution: Any) -> int | None:
     core = unmasked(distribution)
     while isinstance(core, Independent | dist.ExpandedDistribution):
         core = core.base_dist
-    return int(core.enumerate_support(expand=False).shape[0]) if core.has_enumerate_support else None
+    try:
+        return int(core.enumerate_support(expand=False).shape[0]) if core.has_enumerate_support else None
+    except NotImplementedError:  # binomials of several total counts
+        return None
 
 
 def others(distribution: Any, value: Tensor) -> list[Tensor]:
@@ -126,12 +129,16 @@ def others(distribution: Any, value: Tensor) -> list[Tensor]:
     while isinstance(core, Independent):
         core = core.base_dist
     draws = [bare.sample(), bare.sample()]
-    if core.has_enumerate_support and not core.event_shape:
+    if num_values(bare) and not core.event_shape:
         values = core.enumerate_support(expand=False).reshape(-1)
         index = (value.unsqueeze(-1) == values).to(torch.uint8).argmax(-1)
         ends = [torch.full_like(value, float(end)) for end in (values[0], values[-1])]
         return [values[(index + 1) % len(values)], *ends, *draws]
     if bare.support.is_discrete or core.__class__.__name__ == "Delta":
+        return draws
+    try:
+        biject_to(bare.support)
+    except NotImplementedError:  # a mixture's
         return draws
     far = [biject_to(bare.support)(sign * 8.0 + torch.zeros(_free_shape(bare))) for sign in (1, -1)]
     return [*draws, *far]

@@ -52,6 +52,8 @@ _JUMPS = frozenset(
     _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
     quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel""".split()
 )
+# Leap across a branch cut where their values are complex.
+_CUTS = frozenset("log log2 log10 log1p sqrt rsqrt pow asin acos atan asinh acosh atanh".split())
 # Operations whose result has the operand's shape but none of its values.
 _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
@@ -155,6 +157,8 @@ class Tracker:
                 self._subscript = list(_tensors(args[1]))
                 self._read(_bounds(args[1]), func)
             out = func(*args, **kwargs)
+            if func is _T.register_hook:  # which may change the gradient as it likes
+                self._set(args[0], blocked(self._of(args[0]), _where(func)), fresh=False)
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
@@ -192,7 +196,12 @@ class Tracker:
         old = {_storage(tensor) for tensor in inputs}
         for tensor in _tensors(out):
             if not any(tensor is target for target, _ in written):
-                self._set(tensor, through(tensor, reach), fresh=_storage(tensor) not in old)
+                kept = (
+                    blocked(reach, where)
+                    if name == "_linalg_slogdet" and tensor is out[0] and not self._trusted
+                    else reach
+                )  # the sign
+                self._set(tensor, through(tensor, kept), fresh=_storage(tensor) not in old)
 
     def _of(self, tensor: Tensor) -> Reach:
         storage = _storage(tensor)
@@ -320,6 +329,8 @@ def _name(func: Any) -> str:
 
 def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if getattr(func, "namespace", None) not in ("aten", "prims"):
+        return True
+    if name in _CUTS and any(tensor.is_complex() for tensor in _tensors(args)):
         return True
     match name:
         case "threshold":  # Threshold(0, 0) is relu

@@ -110,7 +110,14 @@ class Program:
     @contextmanager
     def discovering(self) -> Iterator[None]:
         """Note every network that is called, so that its buffers become ours before they change."""
-        handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _: self._meet(module))
+
+        def meet(module: nn.Module, _: Any) -> None:
+            if not torch.compiler.is_compiling():
+                inside = getattr(module, "_orig_mod", module)  # of torch.compile, whose own parts pass by unseen
+                for part in (module,) if inside is module else inside.modules():
+                    self._meet(part)
+
+        handle = nn.modules.module.register_module_forward_pre_hook(meet)
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
+MORE_RUNS = 12  # of a program whose course depends on what it draws
+
 
 def read(program: Program, batch: Batch) -> Facts:
     """Everything the plan needs to know about `program` on `batch`. Call inside a session.
@@ -33,6 +36,7 @@ def read(program: Program, batch: Batch) -> Facts:
         _first_run(program, batch)
     program.open = False
     facts = _follow(program, batch)
+    _again(program, batch, facts)
     program.forget_runs()
     torch.random.set_rng_state(state)
     return facts
@@ -85,6 +89,19 @@ def _first_run(program: Program, batch: Batch) -> None:
         if isinstance(error, ProgramError):
             raise
         raise ProgramError(f"the program's first run: {error}") from error
+
+
+def _again(program: Program, batch: Batch, facts: Facts) -> None:
+    """A few more runs: the sites must be the same ones, whatever is drawn."""
+    with program.discovering(), torch.no_grad():
+        for _ in range(MORE_RUNS if facts.eager else 2):
+            found: list[Term] = []
+            program.run(batch, observer=partial(_note, found))
+            checks.check_same(facts.sites, found)
+
+
+def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
+    found.append((role, msg["name"]))
 
 
 def _check_observation(where: str, msg: Any) -> None:
@@ -143,7 +160,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
         boundary = [] if is_bookkeeping(msg) else list(tensors(unmasked(fn).support))
     num_elements = fn.event_shape.numel()
-    return Site(
+    site = Site(
         name=msg["name"],
         role=role,
         distribution=_kind(fn),
@@ -152,7 +169,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
-        reparametrized=bool(fn.has_rsample),
+        reparametrized=bool(fn.has_rsample) and "StraightThrough" not in _kind(fn),
         plates=plates,
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
@@ -163,6 +180,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         masked=unmasked(fn) is not fn or not (msg["mask"] is None or msg["mask"] is True),
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
     )
+    return site.settled()
 
 
 def _scaled(msg: Any) -> bool:
