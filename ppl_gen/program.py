@@ -17,9 +17,11 @@ class Path:
 
     Attributes:
         jump: where the way stops being differentiable, as ``"model.py:12: gt"``; None if nowhere.
+        beside: a parameter's: whether what jumps there holds a latent's value too, so that on average it is no step.
     """
 
     jump: str | None = None
+    beside: bool = False
 
 
 def merge(*reaches: Mapping[str, Path]) -> dict[str, Path]:
@@ -27,14 +29,15 @@ def merge(*reaches: Mapping[str, Path]) -> dict[str, Path]:
     merged: dict[str, Path] = {}
     for reach in reaches:
         for source, path in reach.items():
-            if source not in merged or merged[source].jump is None:
+            if source not in merged or merged[source].jump is None or path.beside:
                 merged[source] = path
     return merged
 
 
 def blocked(reach: Mapping[str, Path], where: str) -> dict[str, Path]:
     """The same sources, after an operation at ``where`` that passes no gradient."""
-    return {source: path if path.jump else Path(where) for source, path in reach.items()}
+    latent = any(not source.startswith(PARAM) for source in reach)
+    return {s: path if path.jump else Path(where, latent and s.startswith(PARAM)) for s, path in reach.items()}
 
 
 Term = tuple[str, str]  # ("model", site) is + log p of that site, ("guide", site) is - log q

@@ -11,7 +11,7 @@ from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.choose import choose
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.expectations import Enumeration, enumeration
-from ppl_gen.program import Facts, Term
+from ppl_gen.program import PARAM, Facts, Term
 from ppl_gen.sums import describe_sums, plan_sums
 
 MOST_TRIED = 1024  # runs of the program that enumeration may take
@@ -142,7 +142,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
         )
     notes = [f"runs eagerly: {facts.eager} leaves the array library"] if facts.eager else []
-    plan = Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *notes))
+    plan = Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *notes))
     _check_enumeration(plan.enumeration)
     return plan
 
@@ -156,6 +156,17 @@ def _check_enumeration(found: Enumeration) -> None:
             f"site '{name}' ({site.distribution}): expected enumerated sites that take at most {MOST_TRIED} runs, or cells "
             f"in one table; got {len(found.sites)} sites that take {most} {what}. Use Score() or LeaveOneOut() at some of them."
         )
+
+
+def _lost_ways(facts: Facts) -> list[str]:
+    """Parameters that decide, with a latent's value, on which side of a jump a draw falls."""
+    lost = {s: path.jump for site in facts.sites.values() for s, path in site.reach.items() if path.beside}
+    return [
+        f"param '{name.removeprefix(PARAM)}': one way to the cost jumps at {where}, where a latent's value comes in too; if that is "
+        "a step, and not the kink of a continuous function, its derivative is not followed. Move the parameter into the latent's "
+        "distribution"
+        for name, where in lost.items()
+    ]
 
 
 def _lone_masks(facts: Facts) -> list[str]:

@@ -150,7 +150,7 @@ def others(distribution: Any, value: Array, key: Array) -> list[Array]:
     """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
     base, bare = core(distribution), unmasked(distribution)
     draws = [bare.sample(one) for one in jax.random.split(key)]
-    if base.has_enumerate_support and not base.event_shape:
+    if num_values(base) and not base.event_shape:
         values = base.enumerate_support(expand=False).reshape(-1)
         index = jnp.argmax(value[..., None] == values, -1)
         ends = [jnp.full_like(value, end) for end in (values[0], values[-1])]

@@ -14,8 +14,8 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
   samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
 
-Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside TorchScript, and extensions that
-touch memory without a registered operator.
+Not seen: what hooks make of a gradient, other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
+TorchScript, and extensions that touch memory without a registered operator.
 """
 
 from __future__ import annotations
@@ -157,8 +157,6 @@ class Tracker:
                 self._subscript = list(_tensors(args[1]))
                 self._read(_bounds(args[1]), func)
             out = func(*args, **kwargs)
-            if func is _T.register_hook:  # which may change the gradient as it likes
-                self._set(args[0], blocked(self._of(args[0]), _where(func)), fresh=False)
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -119,7 +120,11 @@ class Program:
 
         handle = nn.modules.module.register_module_forward_pre_hook(meet)
         try:
-            yield
+            with warnings.catch_warnings():  # the hook fires for a compiled network and for what it wraps
+                warnings.filterwarnings(
+                    "ignore", message=r"Using `torch.compile\(module\)` when there are global hooks"
+                )
+                yield
         finally:
             handle.remove()
 
