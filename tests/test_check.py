@@ -15,6 +15,7 @@ from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, Movi
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.infer import measure as measuring
 from ppl_gen.infer.measure import Measured, best_plan, evaluations, trials, worth_it
+from ppl_gen.infer.trajectory import LENGTH, trajectory
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
 from ppl_gen.objectives.exact import Exact
@@ -96,12 +97,12 @@ def test_another_objective_is_audited_against_its_own_gradient(objective: Any) -
 def test_plans_are_those_of_the_objective(backend: str) -> None:
     case = CASES["bernoulli"]
     options: dict[str, Any] = {"backend": backend, "num_particles": 2}
-    held = infer.plan(case.model, case.guide, case.data, objective=WakeSleep(), **options)
+    held = infer.plan(small_net, small_guide, BITS, objective=WakeSleep(), **options)
     assert "takes values as they were drawn" in str(held)
     best = infer.plan(case.model, case.guide, case.data, objective=ImportanceWeighted(), measure=True, **options)
     assert "measured: least variance x runs" in str(best) and not isinstance(best["z"].estimator, Enumerate)
     with pytest.raises(ValueError, match="objective: expected one that asks each site's estimator; got WakeSleep"):
-        infer.check(case.model, case.guide, case.data, objective=WakeSleep(), backend=backend)
+        infer.check(small_net, small_guide, BITS, objective=WakeSleep(), backend=backend)
     for verb in (infer.plan, infer.check):
         with pytest.raises(TypeError, match="objective: expected an instance"):
             verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)
@@ -175,7 +176,7 @@ def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts(monkeypatch: py
     prepared, _ = read(small_net, small_guide, BITS, "torch", None)
     plans = trials(prepared, {})
     assert {"Score", "DisArm"} <= set(plans) and "Enumerate" not in plans  # 4096 values of twelve units
-    enough = 10 * 40 * sum(evaluations(plan) for plan in plans.values())
+    enough = 10 * (2 * 40 * sum(evaluations(plan) for plan in plans.values()) + LENGTH)
     assert worth_it(plans, enough) and not worth_it(plans, enough - 1)
     short = infer.fit(small_net, small_guide, BITS, steps=3, backend="torch")
     assert "discrete" in short.plan["h"].reason
@@ -189,6 +190,35 @@ def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts(monkeypatch: py
         small_net, small_guide, BITS, steps=enough, backend="torch", callbacks=[stop], estimators={"h": Score()}
     )
     assert fixed.plan["h"].reason == "as asked"
+
+
+def test_a_trajectory_leaves_the_program_as_it_was(backend: str) -> None:
+    prepared, batch = read(small_net, small_guide, BITS, backend, None)
+    start = {name: np.array(value) for name, value in prepared.program.constrain().items()}
+    first, last = trajectory(prepared, measuring.Still(batch), 0, ELBO(), None, 0.01)
+    assert all(np.array_equal(start[name], first[name]) for name in start)
+    assert all(np.array_equal(start[name], value) for name, value in prepared.program.constrain().items())
+    assert max(np.abs(last[name] - first[name]).max() for name in start) > 0.1
+
+
+def test_a_choice_along_a_trajectory_is_made_at_all_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the guide at the prior and no likelihood learned, all signals are alike; the later point decides."""
+    seen: list[dict[str, Any]] = []
+
+    def record(prepared: Any, *args: Any, **options: Any) -> Any:
+        seen.append({name: np.array(value) for name, value in prepared.program.constrain().items()})
+        return run(prepared, *args, **options)
+
+    run = measuring.measure
+    monkeypatch.setattr(measuring, "measure", record)
+    monkeypatch.setattr(measuring, "SAMPLES", 20)
+    prepared, batch = read(small_net, small_guide, BITS, "jax", None)
+    points = [dict(prepared.program.params), {n: np.asarray(v) + 0.5 for n, v in prepared.program.params.items()}]
+    best_plan(prepared, batch, {}, 0, ELBO(), None, points)
+    assert len(seen) >= 4 and all(
+        np.allclose(seen[i + 1][n], seen[i][n] + 0.5) for i in range(0, len(seen), 2) for n in seen[i]
+    )
+    assert all(np.array_equal(seen[0][name], value) for name, value in prepared.program.constrain().items())
 
 
 def test_check_refuses_what_fit_refuses() -> None:

@@ -16,7 +16,7 @@ from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, shorter
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
-from ppl_gen.infer.measure import best_plan, trials, with_plan, worth_it
+from ppl_gen.infer.measure import Still, best_plan, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import (
     Prepared,
     as_arguments,
@@ -27,6 +27,7 @@ from ppl_gen.infer.prepare import (
     under,
 )
 from ppl_gen.infer.result import Fit, knows_rows
+from ppl_gen.infer.trajectory import trajectory
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import OWN, Batch
 
@@ -107,8 +108,13 @@ def fit(
         )
     plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
     if worth_it(plans, steps):
-        best = best_plan(prepared, source.first(), estimators or {}, seed, objective, plans)
+        steady = source if isinstance(source, Table) else Still(source.first())  # a stream may run but once
+        points = trajectory(prepared, steady, seed, objective, optimizer, learning_rate)
+        best = best_plan(prepared, source.first(), estimators or {}, seed, objective, plans, points)
         prepared = with_plan(prepared, best, seed)
+        for note in best.notes:
+            if note.startswith("rare signal"):
+                warnings.warn(note, stacklevel=2)
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)

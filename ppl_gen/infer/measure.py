@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from ppl_gen import estimators as known
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
 from ppl_gen.infer.prepare import Prepared, start_baselines
+from ppl_gen.infer.trajectory import LENGTH, Point
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import PARAM, Batch
 
@@ -85,6 +86,32 @@ class Measured:
         return float(sum(v.var(0, ddof=1).sum() for n, v in self.draws.items() if PARAM + n in reach))
 
 
+@dataclass(frozen=True)
+class Along:
+    """One plan, measured at several points of one trajectory."""
+
+    points: tuple[Measured, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.points[0].plan
+
+    @property
+    def cost(self) -> int:
+        """Runs of the program per step."""
+        return self.points[0].cost
+
+    @property
+    def variance(self) -> float:
+        """Mean over the points."""
+        return sum(one.variance for one in self.points) / len(self.points)
+
+    def of_site(self, name: str) -> float:
+        """See `Measured.of_site`; the mean over the points."""
+        return sum(one.of_site(name) for one in self.points) / len(self.points)
+
+
 def evaluations(plan: Plan) -> int:
     """Runs of the program per step."""
     more = sum(row.cost - 1 for row in plan.rows.values() if not isinstance(row.estimator, Enumerate))
@@ -126,19 +153,22 @@ def measure(
     return Measured(prepared.plan, draws)
 
 
-class _Still:
+class Still:
     """The same batch at every step, as a source of batches."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
     def at(self, step: int) -> tuple[list[Any], None]:
+        """See `Table.at`."""
         return [], None
 
     def rows(self, step: int) -> None:
+        """See `Table.rows`."""
         return None
 
     def build(self, arrays: list[Any], rows: Any) -> Batch:
+        """See `Table.build`."""
         return self._batch
 
 
@@ -148,7 +178,7 @@ def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, steps: 
         trainer = prepared.backend.Trainer(
             prepared.program, objective, prepared.plan, prepared.start, None, 0.0, "auto", steps
         )
-        trainer.steps(_Still(batch), 0, steps)
+        trainer.steps(Still(batch), 0, steps)
         state = trainer.state()
     return tuple(  # type: ignore[return-value]
         {site: {n: state[f"{part}/{site}/{n}"] for n in leaves} for site, leaves in tree.items()}
@@ -180,21 +210,42 @@ def _is_right(plan: Plan, objective: Any) -> bool:
 
 
 def worth_it(plans: Mapping[str, Plan], steps: int) -> bool:
-    """Whether a fit of so many steps is long against measuring these plans; counted in runs, never by a clock."""
-    return len(plans) > 1 and SHARE * (WARM_UP + SAMPLES) * sum(map(evaluations, plans.values())) <= steps
+    """Whether a fit of so many steps is long against measuring these plans twice; counted in runs, never by a clock."""
+    work = 2 * (WARM_UP + SAMPLES) * sum(map(evaluations, plans.values()))
+    return len(plans) > 1 and SHARE * (work + LENGTH) <= steps
 
 
 def best_plan(
-    prepared: Prepared, batch: Batch, asked: Mapping[str, Estimator], seed: int, objective: Any, plans: Any = None
+    prepared: Prepared,
+    batch: Batch,
+    asked: Mapping[str, Estimator],
+    seed: int,
+    objective: Any,
+    plans: Any = None,
+    points: Sequence[Point] = (),
 ) -> Plan:
     """The plan with the least variance times runs, as measured; `asked` stays.
 
     Tried are the plans of one estimator wherever it suits, and the one that has at each site what did best there.
+
+    Args:
+        prepared: the program.
+        batch: what gradients are taken of.
+        asked: site -> estimator that the user asked for.
+        seed: of the draws.
+        objective: what is trained on.
+        plans: name -> plan to be tried; None means all that `trials` gives.
+        points: parameters to measure at, of which the first are put back; none means the present ones.
     """
     plans = dict(trials(prepared, asked, objective) if plans is None else plans)
 
-    def tried(plan: Plan) -> Measured:
-        return measure(with_plan(prepared, plan, seed), batch, SAMPLES, seed, objective)
+    def tried(plan: Plan) -> Along:
+        found = []
+        for point in points or [{}]:
+            prepared.backend.set_params(prepared.program, point)
+            found.append(measure(with_plan(prepared, plan, seed), batch, SAMPLES, seed, objective))
+        prepared.backend.set_params(prepared.program, points[0] if points else {})
+        return Along(tuple(found))
 
     found = {label: tried(plan) for label, plan in plans.items()}
     mixed = _site_by_site(found, asked)
@@ -211,10 +262,11 @@ def best_plan(
     for name, row in best.rows.items():
         if row.estimator.cuts and name not in asked and "*" not in asked:
             best.rows[name] = replace(row, reason=reason)
+    best.notes = (*best.notes, *filter(None, [found[label].points[-1].complaint()]))
     return best
 
 
-def _site_by_site(found: Mapping[str, Measured], asked: Mapping[str, Estimator]) -> dict[str, Estimator]:
+def _site_by_site(found: Mapping[str, Along], asked: Mapping[str, Estimator]) -> dict[str, Estimator]:
     """Site -> the estimator that did best by its own parameters' variance; nothing where one did so everywhere."""
     best: dict[str, tuple[float, str, Estimator]] = {}
     for label, one in found.items():

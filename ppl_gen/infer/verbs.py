@@ -83,7 +83,6 @@ def plan(
         found = run_measure(with_plan(prepared, best, seed), batch, 200, seed, objective)
         for name, row in best.rows.items():
             best.rows[name] = replace(row, variance=found.of_site(name))
-        best.notes = (*best.notes, *filter(None, [found.complaint()]))
         return best
     return prepared.plan
 

@@ -24,6 +24,7 @@ class Exact:
     """
 
     kind = "exact"
+    dreams = False
 
     def accept(self, plan: Plan) -> Plan:
         """See `Bound.accept`."""

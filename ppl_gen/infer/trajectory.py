@@ -1,0 +1,39 @@
+"""A stretch of training that is thrown away: where along it estimators are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.errors import NonFinite
+from ppl_gen.infer.prepare import Prepared
+from ppl_gen.program import OWN
+
+LENGTH = 1000  # steps
+
+Point = Mapping[str, np.ndarray]  # parameter -> unconstrained array
+
+
+def trajectory(
+    prepared: Prepared, source: Any, seed: int, objective: Any, optimizer: Any, learning_rate: float
+) -> list[Point]:
+    """The parameters at the start and after `LENGTH` steps under the present plan; the program is left as it was.
+
+    A run that ends in a NaN has its start alone: the fit that follows says where.
+    """
+    start = prepared.start[0], {**prepared.start[1], OWN: objective.start()}
+    with prepared.session(seed):
+        trainer = prepared.backend.Trainer(
+            prepared.program, objective, prepared.plan, start, optimizer, learning_rate, "auto", LENGTH
+        )
+        before = trainer.state()
+        try:
+            trainer.steps(source, 0, LENGTH)
+            after = trainer.state()
+        except NonFinite:
+            after = before
+        trainer.load_values(before)
+    points = [before] if after is before else [before, after]
+    return [{n.removeprefix("params/"): v for n, v in one.items() if n.startswith("params/")} for one in points]
