@@ -128,7 +128,8 @@ def check(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
+        guide: the program that proposes its latents; None takes the model's own, else a mean-field one, with
+            finite latents left out where they can be summed out.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to be audited in place of the automatic choice.
         num_samples: single-step gradients per row of the report.

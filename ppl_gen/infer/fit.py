@@ -13,7 +13,7 @@ import numpy as np
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.infer import checkpoint as files
-from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, shorter
+from ppl_gen.infer.automatic import automatic, converter, followers, length, shorter
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, trials, with_plan, worth_it
@@ -24,6 +24,7 @@ from ppl_gen.infer.prepare import (
     choose_backend,
     no_guide,
     own_objective,
+    prepare,
     under,
 )
 from ppl_gen.infer.result import Fit, knows_rows
@@ -59,8 +60,7 @@ def fit(
 
     Args:
         model: a Pyro, NumPyro or portable program, or a built-in model.
-        guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, in which finite
-            latents are left out as far as they can be summed out.
+        guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, else none.
         data: an array or a tuple (positional arguments), a dict (keyword arguments), a DataFrame, or a list or other
             iterable of batches of these. Each batch of a list, or of a torch DataLoader, stands for all rows. Arrays
             of the other library are converted; what is not an array is passed on as it is.
@@ -211,16 +211,15 @@ def _open(
     first, fewer = source.first(), shorter(source)
     if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
         first, fewer = _indexed(first), fewer and _indexed(fewer)
-    guides = [guide]
-    if guide is None:
-        guides = automatic(model, module, num_rows or source.num_rows, first, fewer, seed, place)
-        if isinstance(source, Stream) and any(map(knows_rows, guides)):
+    if guide is None:  # one that holds every latent, so that the fit has a posterior of each
+        guide = automatic(model, module, num_rows or source.num_rows, first, fewer, seed, place)[-1]
+        if isinstance(source, Stream) and knows_rows(guide):
             raise ProgramError(
                 "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
                 "Pass arrays with batch_size=, or write a guide that proposes from the data."
             )
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
-    prepared = prepare_any(model, guides, first, backend=module, **options)
+    prepared = prepare(model, guide, first, backend=module, **options)
     with prepared.session():
         following, _ = followers(module, prepared.program, first, fewer)
     prepared.program.row_plates = _settle(following, prepared, first)

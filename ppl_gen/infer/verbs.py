@@ -54,7 +54,8 @@ def plan(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
+        guide: the program that proposes its latents; None takes the model's own, else a mean-field one, with
+            finite latents left out where they can be summed out.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws per step.
@@ -104,7 +105,8 @@ def gradient(
 
     Args:
         model: a Pyro, NumPyro or portable program.
-        guide: the program that proposes its latents; None takes the model's own, else an automatic one.
+        guide: the program that proposes its latents; None takes the model's own, else a mean-field one, with
+            finite latents left out where they can be summed out.
         data: one argument, a tuple of positional or a dict of keyword arguments.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_samples: how many estimates.
