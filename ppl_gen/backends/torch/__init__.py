@@ -94,9 +94,8 @@ def to_numpy(value: Any) -> Any:
 
 def dream(program: Program, batch: Batch, seed: int) -> Batch:
     """The batch as the model draws it; the same noise for the same seed. Call inside a session."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return program.dream(batch)[0]
+    torch.manual_seed(seed)  # the session gives the caller's random state back
+    return program.dream(batch)[0]
 
 
 def draw(
