@@ -139,7 +139,7 @@ def check(
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
         others: audit every other unbiased estimator as well, each at all discrete sites that it suits, as far as that
-            takes no more than 16 runs of the program per step.
+            takes no more than 16 runs of the program per step and enumerates no more than 24 sites.
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.

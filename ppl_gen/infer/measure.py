@@ -18,6 +18,7 @@ from ppl_gen.program import PARAM, Batch
 
 Draws = dict[str, np.ndarray]
 MOST_RUNS = 16  # of the program per step and particle, for what is chosen without being asked for
+MOST_SITES = 24  # enumerated ones, likewise: eliminating long chains compiles for minutes on JAX
 SAMPLES = 200
 NO_VARIANCE = 1e-8  # below it there is only rounding, and the fewest runs decide
 FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
@@ -206,7 +207,8 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
 
 def _is_right(plan: Plan, objective: Any) -> bool:
     """Whether the objective takes the plan, and it is not too much work to be chosen without being asked for."""
-    return objective.refusal(plan) is None and evaluations(plan) <= MOST_RUNS * plan.num_particles
+    light = evaluations(plan) <= MOST_RUNS * plan.num_particles and len(plan.enumeration.sites) <= MOST_SITES
+    return light and objective.refusal(plan) is None
 
 
 def worth_it(plans: Mapping[str, Plan], steps: int) -> bool:
