@@ -57,7 +57,7 @@ def automatic(
 ) -> list[Any]:
     """Guides for a model that comes without one, the best first.
 
-    They are mean-field, without the finite latents, which may be summed out, or with them; empty without latents.
+    They are mean-field: without the finite latents, which may be summed out, and with them. The last holds every latent.
     """
     program = backend.Program(model, no_guide, seed=seed, device=device)
     try:

@@ -194,11 +194,8 @@ class Tracker:
         old = {_storage(tensor) for tensor in inputs}
         for tensor in _tensors(out):
             if not any(tensor is target for target, _ in written):
-                kept = (
-                    blocked(reach, where)
-                    if name == "_linalg_slogdet" and tensor is out[0] and not self._trusted
-                    else reach
-                )  # the sign
+                sign = name == "_linalg_slogdet" and tensor is out[0] and not self._trusted
+                kept = blocked(reach, where) if sign else reach
                 self._set(tensor, through(tensor, kept), fresh=_storage(tensor) not in old)
 
     def _of(self, tensor: Tensor) -> Reach:
