@@ -15,7 +15,10 @@ class SigmoidBeliefNet:
 
     .. math::
         p(h^L_i = 1) = \sigma(b^L_i), \quad
-        p(h^{l}_i = 1 \mid h^{l+1}) = \sigma\Big(\sum_j W^l_{ji} h^{l+1}_j + b^l_i\Big), \quad h^0 = x
+        p(h^{l}_i = 1 \mid h^{l+1}) = \sigma\Big(\sum_j W^l_{ji} s^{l+1}_j + b^l_i\Big), \quad s = 2h - 1, \quad h^0 = x
+
+    A layer enters the next as signs: the same family as with zeros and ones (half the weights, another bias), but
+    the pull on a weight is then nearly free of that on the bias, and training ends several nats lower in as many steps.
 
     Sites in the plate "data": latents "h1" (next to the data) to "hL", observed "x". Parameters:
     "top.bias" (log-odds of hL), "decoder.0.weight" (h1 to x), "decoder.1.weight" (h2 to h1), ... and
@@ -31,7 +34,7 @@ class SigmoidBeliefNet:
         TypeError: a size is not a whole number.
         ValueError: no layer, a size below one, or a `data_mean` of another shape or outside 0 .. 1.
 
-    Source: book eq. 20.70; Neal 1992; for the inference network, Mnih and Gregor 2014.
+    Source: book eq. 20.70; Neal 1992; for the inference network, Mnih and Gregor 2014; for the signs, Tucker et al. 2017.
     """
 
     def __init__(self, data_dim: int, hidden: Sequence[int] = (200, 200), data_mean: Any = None) -> None:
@@ -60,9 +63,9 @@ class SigmoidBeliefNet:
         with plate("data", len(x)):
             logits = param("top.bias", lambda: xp.zeros(self.hidden[-1]))
             for layer in range(len(self.hidden), 1, -1):
-                units = _bits(f"h{layer}", logits)
+                units = _signs(f"h{layer}", logits)
                 logits = linear(f"decoder.{layer - 1}", units, self.hidden[layer - 2])
-            logits = linear("decoder.0", _bits("h1", logits), self.data_dim, bias=self._pixels.bias)
+            logits = linear("decoder.0", _signs("h1", logits), self.data_dim, bias=self._pixels.bias)
             sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=rows)
 
     def guide(self, x: Array) -> None:
@@ -70,9 +73,9 @@ class SigmoidBeliefNet:
         units = self._pixels.centred(x)
         with plate("data", len(x)):
             for layer, size in enumerate(self.hidden, start=1):
-                units = _bits(f"h{layer}", linear(f"encoder.{layer - 1}", units, size))
+                units = _signs(f"h{layer}", linear(f"encoder.{layer - 1}", units, size))
 
 
-def _bits(name: str, logits: Array) -> Array:
-    """A layer of binary units as floats: JAX draws them as integers."""
-    return xp.astype(sample(name, dist.Bernoulli(logits=logits).to_event(1)), xp.float32)
+def _signs(name: str, logits: Array) -> Array:
+    """A layer of binary units, as it enters the next: -1 for zero, 1 for one."""
+    return 2 * xp.astype(sample(name, dist.Bernoulli(logits=logits).to_event(1)), xp.float32) - 1
