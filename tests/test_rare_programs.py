@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import warnings
 from typing import Any
 
 import jax
@@ -350,3 +351,79 @@ def test_host_random_numbers_are_put_back() -> None:
     random.seed(3)
     infer.plan(model, None, np.float32(0.5), backend="torch")
     assert random.random() == expected
+
+
+# -- what a first reading does not show -------------------------------------------------------------------------------
+
+
+def by_flag(lib: Any) -> tuple[Any, Any]:
+    """Smooth, or with a step where the data say so."""
+
+    def model(x: Any, hard: bool) -> None:
+        with lib.plate("data", len(x)):
+            z = lib.sample("z", lib.dist.Normal(0.0, 1.0))
+            lib.sample("x", lib.dist.Normal(2.0 * floats(z > 0) if hard else z, 1.0), obs=x)
+
+    def guide(x: Any, hard: bool) -> None:
+        loc = lib.param("m", lib.array([0.3]))
+        with lib.plate("data", len(x)):
+            lib.sample("z", lib.dist.Normal(loc[0], 1.0))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_a_batch_that_makes_another_program_is_refused(kind: Any, backend: str) -> None:
+    lib = library(backend)
+    batches = [(lib.array([0.7]), False), (lib.array([0.6]), False), (lib.array([0.5]), True)]
+    seen: list[int] = []
+    with pytest.raises(ProgramError, match=r"argument 1 True.*site 'z'.*test_rare_programs.py.*Score\(\)"):
+        infer.fit(*by_flag(lib), kind(batches), steps=6, progress=False, callbacks=[lambda s: seen.append(s.step)])
+    assert seen == ([] if kind is list else [1, 2])  # a list before step 0, others before the step
+
+
+def test_batches_of_kinds_that_one_plan_covers_are_trained_on(backend: str) -> None:
+    lib = library(backend)
+    for batches, asked in (
+        ([(lib.array([0.7]), True), (lib.array([0.5]), False)], None),
+        ([(lib.array([0.7]), False), (lib.array([0.5]), True)], {"z": Score()}),
+    ):
+        fit = infer.fit(*by_flag(lib), batches, steps=4, estimators=asked, progress=False)
+        assert isinstance(fit.plan["z"].estimator, Score) and len(fit.losses) == 4
+
+
+def test_many_kinds_of_batches_are_said(backend: str) -> None:
+    lib = library(backend)
+
+    def model(x: Any, number: int) -> None:
+        lib.sample("x", lib.dist.Normal(lib.param("m", lib.array([0.3]))[0] + number, 1.0), obs=x)
+
+    with pytest.warns(UserWarning, match=r"more than 16 kinds of batches.*as an array"):
+        infer.fit(model, None, [(lib.array([0.7]), i) for i in range(18)], steps=2, compile=False, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:the program draws from Python's")
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_a_program_that_turns_on_the_hosts_random_numbers_is_refused(draw: Any, backend: str) -> None:
+    """With twelve readings more, a turn that half of the runs take is missed with probability 1e-4."""
+    lib = library(backend)
+    model, guide = by_flag(lib)
+    with pytest.raises(ProgramError, match=r"random numbers of the host's.*site 'z'"):
+        infer.plan(lambda x: model(x, draw() < 0.5), lambda x: guide(x, False), lib.array([0.7]))
+
+
+def test_host_numbers_that_change_no_gradient_pass_and_jax_says_that_they_are_drawn_once(backend: str) -> None:
+    lib = library(backend)
+
+    def model(x: Any) -> None:
+        z = lib.sample("z", lib.dist.Normal(0.0, 1.0))
+        lib.sample("x", lib.dist.Normal(z + random.random(), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        lib.sample("z", lib.dist.Normal(lib.param("m", lib.array([0.3]))[0], 1.0))
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        plan = infer.plan(model, guide, lib.array([0.7]), backend=backend)
+    assert isinstance(plan["z"].estimator, Pathwise)
+    assert any("draws once and for all" in str(w.message) for w in said) == (backend == "jax")

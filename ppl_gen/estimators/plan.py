@@ -78,6 +78,19 @@ class Plan:
     def __contains__(self, site: object) -> bool:
         return site in self.rows
 
+    def lacks(self, other: Plan) -> str | None:
+        """What the same program, read another time with these estimators, needs beyond this plan; None if nothing."""
+        if set(self) != set(other):
+            return f"expected the latent sites {sorted(self)}; got {sorted(other)}"
+        for name, row in self.rows.items():
+            for term, plates in other[name].terms.items():
+                if term not in row.terms:
+                    return f"site '{name}': expected it to move what it moved at first; it moves site '{term[1]}' too"
+                if not plates <= row.terms[term]:
+                    mixed = ", ".join(sorted(plates - row.terms[term]))
+                    return f"site '{name}': expected elements that keep to themselves; they mix in plate '{mixed}'"
+        return None
+
     def __str__(self) -> str:
         head = ("site", "distribution", "estimator", "cost", "variance", "reason")
         lines = [

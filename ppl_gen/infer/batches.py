@@ -126,9 +126,18 @@ class Stream:
         self._data, self._convert, self._encode = data, convert, encode
         self._iterator: Iterator[Any] | None = None  # started inside a session: a loader may draw random numbers
         self._ahead: dict[int, Table] = {}
+        self._watch: Callable[[Batch], None] | None = None
         self._now = self._first = self._table(0)
         self.num_rows = self._count(data)
         self.per_pass = len(data) if self.num_rows and isinstance(data, Sized) else 1
+
+    def watch(self, look: Callable[[Batch], None]) -> None:
+        """Show `look` every batch before it is used: those of a list now, others as they come."""
+        if isinstance(self._data, list):
+            for _, batch in self.passes(None):
+                look(batch)
+        else:
+            self._watch = look
 
     def _count(self, data: Iterable[Any]) -> int | None:
         """Rows in one pass, where that is known beforehand."""
@@ -167,6 +176,8 @@ class Stream:
             table = self._next()
             if table is None:
                 return 0
+            if self._watch is not None:
+                self._watch(self._built(table))
             last += 1
             self._ahead = {last: table}
         return count if isinstance(self._data, list) else 1
@@ -197,10 +208,13 @@ class Stream:
     def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
         """Every batch once: (its share of the rows, the batch, scaled to all rows where they are counted)."""
         for batch in self._data:
-            table = self._as_table(batch, self._convert)
-            built = table.build(table.arrays, None)
-            scale = self._scale(table)
-            yield 1.0 / scale, Batch(built.args, built.kwargs, scale, None)
+            built = self._built(self._as_table(batch, self._convert))
+            yield 1.0 / built.scale, built
+
+    def _built(self, table: Table) -> Batch:
+        """The whole of a batch, scaled to all rows where they are counted."""
+        batch = table.build(table.arrays, None)
+        return Batch(batch.args, batch.kwargs, self._scale(table), None)
 
 
 def make_source(

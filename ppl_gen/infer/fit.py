@@ -13,6 +13,7 @@ import numpy as np
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.infer import checkpoint as files
+from ppl_gen.infer.again import Watch, read_again
 from ppl_gen.infer.automatic import automatic, converter, followers, length, shorter
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
@@ -115,6 +116,8 @@ def fit(
         for note in best.notes:
             if note.startswith("rare signal"):
                 warnings.warn(note, stacklevel=2)
+    if isinstance(source, Stream):
+        source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)
@@ -157,6 +160,15 @@ def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, 
         raise ValueError(
             "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
         )
+
+
+def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, str], None]:
+    """Reads the program on a batch of another kind than the first."""
+
+    def read(batch: Batch, when: str) -> None:
+        objective.accept(read_again(prepared.backend, prepared.program, prepared.plan, batch, seed, when))
+
+    return read
 
 
 def _named(optimizer: Any) -> str:

@@ -15,6 +15,7 @@ from ppl_gen.backends import checks
 from ppl_gen.backends.dreams import check_dreams
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
+from ppl_gen.infer.again import check_host
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
@@ -124,7 +125,8 @@ def prepare(
             raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.")
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(facts, estimators, num_particles)
-        return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+    check_host(backend, program, plan, batch, seed)
+    return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
 
 
 def own_objective(model: Any) -> Any:
