@@ -378,7 +378,14 @@ def test_a_batch_that_makes_another_program_is_refused(kind: Any, backend: str) 
     batches = [(lib.array([0.7]), False), (lib.array([0.6]), False), (lib.array([0.5]), True)]
     seen: list[int] = []
     with pytest.raises(ProgramError, match=r"argument 1 True.*site 'z'.*test_rare_programs.py.*Score\(\)"):
-        infer.fit(*by_flag(lib), kind(batches), steps=6, progress=False, callbacks=[lambda s: seen.append(s.step)])
+        infer.fit(
+            *by_flag(lib),
+            kind(batches),
+            steps=6,
+            backend=backend,
+            progress=False,
+            callbacks=[lambda s: seen.append(s.step)],
+        )
     assert seen == ([] if kind is list else [1, 2])  # a list before step 0, others before the step
 
 
