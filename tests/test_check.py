@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.infer import measure as measuring
-from ppl_gen.infer.measure import Measured, best_plan, evaluations, trials, worth_it
+from ppl_gen.infer.measure import Measured, best_plan, evaluations, seldom_better, trials, worth_it
 from ppl_gen.infer.trajectory import LENGTH, trajectory
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
@@ -254,6 +255,39 @@ def test_a_rare_signal_is_said_with_what_to_try(backend: str) -> None:
     case = CASES["bernoulli_chain"]
     fine = infer.check(case.model, case.guide, case.data, backend=backend, num_samples=200, others=False)
     assert fine.audits[0].complaint is None and "rare signal" not in str(fine)
+
+
+def test_a_short_fit_says_that_better_losses_are_rare(backend: str) -> None:
+    """A step in 64 wins; that none of the last 300 does has probability 0.9 %, and does not happen with this seed."""
+    options: dict[str, Any] = {"data": np.zeros(1), "steps": 600, "backend": backend, "progress": False}
+    with pytest.warns(UserWarning, match=r"rare signal: .*run's second half .*% of the steps.*num_particles"):
+        fit = infer.fit(needle, coins, learning_rate=1e-5, **options)
+    assert any(note.startswith("rare signal") for note in fit.plan.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case = CASES["bernoulli"]
+        infer.fit(case.model, case.guide, **{**options, "data": case.data})
+        infer.fit(needle, coins, num_particles=64, learning_rate=1e-5, **options)  # nearly each step wins
+
+
+@pytest.mark.parametrize(
+    ("losses", "rare"),
+    [
+        (np.r_[np.zeros(500), np.where(np.arange(500) % 50, 0.0, -9.0)], True),
+        (np.r_[np.zeros(500), np.where(np.arange(500) % 50, 0.0, 9.0)], False),  # rarely worse
+        (np.r_[np.zeros(500), np.where(np.arange(500) % 50, 4.0, 4.0 - 1e-6)], False),  # rounding
+        (np.where(np.arange(100) % 50, 0.0, -9.0), False),  # too few to tell
+        (np.linspace(9.0, 1.0, 1000), False),  # training
+        (np.random.default_rng(0).normal(size=1000), False),
+        (np.zeros(1000), False),
+    ],
+)
+def test_only_rare_losses_below_the_usual_are_a_rare_signal(losses: Any, rare: bool) -> None:
+    prepared, _ = read(small_net, small_guide, BITS, "jax", None)
+    assert (seldom_better(prepared.plan, losses) is not None) == rare
+    case = CASES["bernoulli"]
+    lone, _ = read(case.model, case.guide, case.data, "jax", None, estimators={"z": Enumerate()})
+    assert seldom_better(lone.plan, losses) is None
 
 
 def test_the_share_of_draws_is_the_share_of_non_zero_ones() -> None:

@@ -17,7 +17,7 @@ from ppl_gen.infer.again import Watch, read_again
 from ppl_gen.infer.automatic import automatic, converter, followers, length, shorter
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
-from ppl_gen.infer.measure import Still, best_plan, trials, with_plan, worth_it
+from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import (
     Prepared,
     as_arguments,
@@ -140,6 +140,10 @@ def fit(
         )
         state = Running(0, steps, [], [], result)
         loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
+        rare = seldom_better(prepared.plan, result.losses)
+        if rare is not None:
+            prepared.plan.notes += (rare,)
+            warnings.warn(rare, stacklevel=2)
         if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
             prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
         if warm_start:

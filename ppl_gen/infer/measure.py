@@ -16,12 +16,18 @@ from ppl_gen.infer.trajectory import LENGTH, Point
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import PARAM, Batch
 
+ADVICE = (
+    "Try more particles (num_particles, LeaveOneOut), Enumerate for sites of few values, an importance-weighted "
+    "objective, a guide that starts nearer to good values, or a cost that rewards partial success."
+)
 Draws = dict[str, np.ndarray]
 MOST_RUNS = 16  # of the program per step and particle, for what is chosen without being asked for
 MOST_SITES = 24  # enumerated ones, likewise: eliminating long chains compiles for minutes on JAX
 SAMPLES = 200
 NO_VARIANCE = 1e-8  # below it there is only rounding, and the fewest runs decide
 FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
+FEWEST_LOSSES = 200  # that can show a rare one
+ROUNDING = 1e-5  # of a loss
 SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
 EACH = "each site's best"
 WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
@@ -76,9 +82,8 @@ class Measured:
         if share >= FEW_DRAWS:  # a low signal-to-noise alone may mean that training is done
             return None
         return (
-            f"rare signal: {share:.1%} of the draws carry the gradient (signal-to-noise of a step {self.signal_to_noise:.2g}). Try "
-            "more particles (num_particles, LeaveOneOut), Enumerate for sites of few values, an importance-weighted "
-            "objective, a guide that starts nearer to good values, or a cost that rewards partial success."
+            f"rare signal: {share:.1%} of the draws carry the gradient (signal-to-noise of a step {self.signal_to_noise:.2g}). "
+            + ADVICE
         )
 
     def of_site(self, name: str) -> float:
@@ -111,6 +116,33 @@ class Along:
     def of_site(self, name: str) -> float:
         """See `Measured.of_site`; the mean over the points."""
         return sum(one.of_site(name) for one in self.points) / len(self.points)
+
+
+def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
+    """What to say of a run whose losses nearly all lie together, with a rare one far below; None where it is not so.
+
+    Costs nothing, so that short runs get it too. The losses are those of the run's second half: where training did find
+    the good values, they are no longer rare there.
+
+    Args:
+        plan: the estimators; without one that is a score function the losses say nothing of the signal.
+        losses: of every step, nats.
+    """
+    late = np.asarray(losses, dtype=float)[len(losses) // 2 :]
+    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not isinstance(r.estimator, Enumerate)]
+    if len(late) < FEWEST_LOSSES or not sampled:
+        return None
+    middle = float(np.median(late))
+    below = np.maximum(0.0, middle - late)
+    below[below < ROUNDING * max(1.0, abs(middle))] = 0.0
+    if not below.any():
+        return None
+    share = float(below.sum() ** 2 / (len(below) * (below**2).sum()))
+    if share >= FEW_DRAWS:
+        return None
+    return (
+        f"rare signal: in the run's second half {share:.1%} of the steps carry what lies below the usual loss. {ADVICE}"
+    )
 
 
 def evaluations(plan: Plan) -> int:
