@@ -42,19 +42,19 @@ def vae_guide(first: Weights, x: Array) -> None:
 def net_model(first: Weights, x: Array) -> None:
     """p(h2) p(h1 | h2) p(x | h1)."""
     with numpyro.plate("data", len(x)):
-        h2 = _bits("h2", numpyro.param("top.bias", jnp.zeros(200)))
-        h1 = _bits("h1", affine(first, "decoder.1", h2))
+        h2 = _signs("h2", numpyro.param("top.bias", jnp.zeros(200)))
+        h1 = _signs("h1", affine(first, "decoder.1", h2))
         numpyro.sample("x", dist.Bernoulli(logits=affine(first, "decoder.0", h1)).to_event(1), obs=x)
 
 
 def net_guide(first: Weights, x: Array) -> None:
     """q(h1 | x) q(h2 | h1)."""
     with numpyro.plate("data", len(x)):
-        _bits("h2", affine(first, "encoder.1", _bits("h1", affine(first, "encoder.0", x))))
+        _signs("h2", affine(first, "encoder.1", _signs("h1", affine(first, "encoder.0", x))))
 
 
-def _bits(name: str, logits: Array) -> Array:
-    return numpyro.sample(name, dist.Bernoulli(logits=logits).to_event(1)).astype(jnp.float32)
+def _signs(name: str, logits: Array) -> Array:
+    return 2 * numpyro.sample(name, dist.Bernoulli(logits=logits).to_event(1)).astype(jnp.float32) - 1
 
 
 class Contender:

@@ -59,8 +59,8 @@ class BeliefNet:
         net = pyro.module("net", self.net)
         with pyro.plate("data", len(x)):
             h2 = pyro.sample("h2", dist.Bernoulli(logits=net.top_bias).to_event(1))
-            h1 = pyro.sample("h1", dist.Bernoulli(logits=net("decoder.1", h2)).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=net("decoder.0", h1)).to_event(1), obs=x)
+            h1 = pyro.sample("h1", dist.Bernoulli(logits=net("decoder.1", 2 * h2 - 1)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=net("decoder.0", 2 * h1 - 1)).to_event(1), obs=x)
 
     def guide(self, x: Any) -> None:
         """q(h1 | x) q(h2 | h1)."""
@@ -71,7 +71,7 @@ class BeliefNet:
                 logits = net(f"encoder.{layer}", values)
                 options = {"nn_baseline": baseline, "nn_baseline_input": logits.detach()}
                 site = dist.Bernoulli(logits=logits).to_event(1)
-                values = pyro.sample(f"h{layer + 1}", site, infer={"baseline": options})
+                values = 2 * pyro.sample(f"h{layer + 1}", site, infer={"baseline": options}) - 1
 
 
 class Contender:

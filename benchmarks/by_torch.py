@@ -79,10 +79,11 @@ def belief_net(net: Net, x: Tensor, baselines: list[Baseline]) -> tuple[Tensor, 
     """(surrogate, minus the bound in nats per row); each layer's signal holds only what the layer moves."""
     logits1 = net("encoder.0", x)
     h1 = torch.bernoulli(torch.sigmoid(logits1.detach()))
-    logits2 = net("encoder.1", h1)
+    logits2 = net("encoder.1", 2 * h1 - 1)
     h2 = torch.bernoulli(torch.sigmoid(logits2.detach()))
     log_q1, log_q2 = bits(logits1, h1), bits(logits2, h2)
-    log_x, log_h1, log_h2 = bits(net("decoder.0", h1), x), bits(net("decoder.1", h2), h1), bits(net.top_bias, h2)
+    log_x, log_h1 = bits(net("decoder.0", 2 * h1 - 1), x), bits(net("decoder.1", 2 * h2 - 1), h1)
+    log_h2 = bits(net.top_bias, h2)
     upper = (log_h1 + log_h2 - log_q2).detach()
     total = (log_x + log_h1 + log_h2 - log_q1 - log_q2).detach()
     gap1, loss1 = baselines[0].advantage(total, logits1.detach())
