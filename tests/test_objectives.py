@@ -587,6 +587,34 @@ def test_wake_sleep_learns_from_draws_and_dreams(particles: int, backend: str) -
         assert z_scores({k: 0.9 * v for k, v in draws.items()}, exact_wake_sleep()).max() > BOUND
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_reweighted_wake_sleep_may_learn_from_dreams_too(share: float, backend: str) -> None:
+    """The model's update is that without dreams; the guide's is a mean of its own and the one of wake-sleep."""
+    options: dict[str, Any] = {"num_particles": 2, "backend": backend}
+    options["num_samples"] = {"torch": 400, "jax": 40_000}[backend]
+    program = dreaming_model, dreaming_guide, (BITS, SIDE)
+    awake = infer.gradient(*program, objective=ReweightedWakeSleep(), seed=2, **options)
+    draws = infer.gradient(*program, objective=ReweightedWakeSleep(sleep=share), seed=3, **options)
+    dreams = exact_wake_sleep()
+    for name, found in draws.items():
+        part = share if name in ("tilt", "bias") else 0.0
+        expected = part * dreams[name] + (1 - part) * awake[name].mean()
+        error = np.sqrt((found.var() + (1 - part) ** 2 * awake[name].var()) / len(found))
+        assert abs(found.mean() - expected) < BOUND * error
+        if backend == "jax" and name == "tilt":  # power: without the dreams it would be another
+            assert abs(found.mean() - awake[name].mean()) > BOUND * error
+
+
+def test_reweighted_wake_sleep_says_what_it_cannot_dream_of() -> None:
+    case = CASES["bernoulli_factor"]
+    options: dict[str, Any] = {"num_particles": 2, "backend": "jax"}
+    infer.gradient(case.model, case.guide, case.data, objective=ReweightedWakeSleep(), **options)
+    with pytest.raises(ProgramError, match="cannot be drawn from"):
+        infer.gradient(case.model, case.guide, case.data, objective=ReweightedWakeSleep(sleep=0.5), **options)
+    with pytest.raises(ValueError, match=r"sleep of 0 \.\. 1; got 2"):
+        ReweightedWakeSleep(sleep=2)
+
+
 def test_wake_sleep_refuses_data_it_cannot_dream(backend: str) -> None:
     def model(x: Any, side: Any) -> None:
         with plate("data", len(x)):

@@ -24,6 +24,9 @@ class BidirectionalHelmholtz(ReweightedWakeSleep):
 
     power = 0.5
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def combine(self, xp: Any, log_weights: Array) -> Array:
         """See `Weighted.combine`."""
         return super().combine(xp, self.power * log_weights) / self.power

@@ -1,12 +1,13 @@
-"""Reweighted wake-sleep: model and guide fitted to the draws that the weights prefer."""
+"""Reweighted wake-sleep: model and guide fitted to the draws that the weights prefer, the guide to dreams as well."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from ppl_gen.estimators.base import Array, refuse_moving_support
+from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.fixed_values import asleep, refuse_at_fixed_values, refuse_dreams
 from ppl_gen.objectives.importance_weighted import ImportanceWeighted
 from ppl_gen.objectives.weights import normalised
 
@@ -22,18 +23,33 @@ class ReweightedWakeSleep(ImportanceWeighted):
     other. The weights make the guide cover the posterior, KL(p || q), which the bounds do not. The expectation of the
     updates is that gradient only as K grows. The loss reported is minus the importance-weighted bound.
 
-    Source: Bornschein & Bengio 2015, algorithm 1 with the wake-phase update of q.
+    Args:
+        sleep: share of the guide's update that comes from dreams (see `WakeSleep`), 0 .. 1: with 0 the guide learns from the
+            data's weighted draws alone, with 1 from the model's own draws alone, of which there is no end.
+
+    Raises:
+        ValueError: `sleep` is outside 0 .. 1.
+
+    Source: Bornschein & Bengio 2015, algorithm 1, with the wake-phase and the sleep-phase update of q.
 
     Example:
-        >>> ReweightedWakeSleep()
-        ReweightedWakeSleep()
+        >>> ReweightedWakeSleep(sleep=0.5)
+        ReweightedWakeSleep(sleep=0.5)
     """
 
     at_fixed_values = True
     power: ClassVar[float] = 1.0  # of p / q in the weights
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= sleep <= 1:
+            raise ValueError(f"{type(self).__name__}: expected a share sleep of 0 .. 1; got {sleep!r}. Use sleep=0.5.")
+        self.sleep = sleep
+
+    @property
+    def dreams(self) -> bool:  # type: ignore[override]
+        """See `Bound`."""
+        return self.sleep > 0
 
     def live(self, particles: Particles, value: Array) -> Array:
         """See `Bound.live`."""
@@ -43,25 +59,15 @@ class ReweightedWakeSleep(ImportanceWeighted):
         weights = normalised(xp, self.power * xp.stack([self.log_weight(particles, one) for one in particles.costs]))
         for k, costs in enumerate(particles.costs):
             model, guide = (self.log_weight(particles, costs, role=role) for role in ("model", "guide"))
-            total = total + xp.sum(scale * weights[k] * (model - guide))  # the guide's terms are - log q
-        return total
+            # the guide's terms are - log q
+            total = total + xp.sum(scale * weights[k] * (model - (1 - self.sleep) * guide))
+        return total + self.sleep * asleep(particles, 0) if self.sleep else total
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
         if len(plan) and plan.num_particles < 2:
             return "one particle has nothing to be weighed against. Use num_particles=2 or more"
-        return refuse_at_fixed_values(plan)
+        return (refuse_dreams(plan) if self.sleep and len(plan) else None) or refuse_at_fixed_values(plan)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-def refuse_at_fixed_values(plan: Plan) -> str | None:
-    """Why a plan's sites cannot be learned from fixed values; None where they can."""
-    for name, row in plan.rows.items():
-        against = refuse_moving_support(plan.facts.sites["guide", name])
-        if against is not None:
-            return f"site '{name}' ({row.distribution}) cannot be learned from fixed values: {against}. Use ELBO()"
-        if row.reason == "as asked":
-            return f"{row.estimator!r} was asked for at site '{name}', and no estimator is used. Leave estimators out"
-    return None
+        return f"{type(self).__name__}({f'sleep={self.sleep}' if self.sleep else ''})"

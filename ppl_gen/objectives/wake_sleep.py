@@ -6,7 +6,7 @@ from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
 from ppl_gen.objectives.elbo import ELBO
-from ppl_gen.objectives.reweighted_wake_sleep import refuse_at_fixed_values
+from ppl_gen.objectives.fixed_values import asleep, refuse_at_fixed_values, refuse_dreams
 
 
 class WakeSleep(ELBO):
@@ -39,20 +39,12 @@ class WakeSleep(ELBO):
         for k, costs in enumerate(particles.costs):
             total = total + sum(particles.xp.sum(cost) for (role, _), cost in costs.items() if role == "model")
             if len(particles.plan):
-                dream = particles.run(particles._fresh(k), {}, particles.cut, dream=True)
-                total = total - sum(particles.xp.sum(dream.terms["guide", name]) for name in particles.plan)
+                total = total + asleep(particles, k)
         return total / len(particles.costs)
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
-        sites = plan.facts.sites
-        alone = [name for name in plan if ("model", name) not in sites]
-        if alone:
-            return f"the model has no site '{alone[0]}' to dream of. Use ReweightedWakeSleep()"
-        factors = [site.name for site in sites.values() if site.role == "model" and site.distribution == "Unit"]
-        if factors:
-            return f"the model cannot be drawn from: factor '{factors[0]}'. Use ReweightedWakeSleep()"
-        return refuse_at_fixed_values(plan)
+        return refuse_dreams(plan) or refuse_at_fixed_values(plan)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
