@@ -434,3 +434,21 @@ def test_host_numbers_that_change_no_gradient_pass_and_jax_says_that_they_are_dr
         plan = infer.plan(model, guide, lib.array([0.7]), backend=backend)
     assert isinstance(plan["z"].estimator, Pathwise)
     assert any("draws once and for all" in str(w.message) for w in said) == (backend == "jax")
+
+
+@pytest.mark.parametrize("hand_written", [True, False])
+def test_a_kink_written_by_hand_costs_noise_and_the_plan_says_how_to_write_it(hand_written: bool, backend: str) -> None:
+    lib = library(backend)
+
+    def model(x: Any) -> None:
+        z = lib.sample("z", lib.dist.Normal(0.0, 1.0))
+        xp: Any = torch if backend == "torch" else jnp
+        mean = xp.where(z > 0, z, 0.1 * z) if hand_written else xp.maximum(z, 0.1 * z)
+        lib.sample("x", lib.dist.Normal(mean, 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        lib.sample("z", lib.dist.Normal(lib.param("m", lib.array([0.3]))[0], 1.0))
+
+    plan = infer.plan(model, guide, lib.array(0.7), backend=backend)
+    assert isinstance(plan["z"].estimator, Score if hand_written else Pathwise)
+    assert ("write it with relu, abs, maximum or clip" in str(plan)) == hand_written

@@ -14,6 +14,7 @@ from ppl_gen.expectations import Enumeration, enumeration
 from ppl_gen.program import PARAM, Facts, Term
 from ppl_gen.sums import describe_sums, plan_sums
 
+COMPARISONS = ("gt", "ge", "lt", "le")
 MOST_TRIED = 1024  # runs of the program that enumeration may take
 
 
@@ -155,7 +156,12 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             site.name, site.distribution, estimator, reason, estimator.cost(site), None, facts.downstream(site.name)
         )
     notes = [f"runs eagerly: {facts.eager} leaves the array library"] if facts.eager else []
-    plan = Plan(rows, facts, num_particles, (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *notes))
+    plan = Plan(
+        rows,
+        facts,
+        num_particles,
+        (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *_kinks(facts), *notes),
+    )
     _check_enumeration(plan.enumeration)
     return plan
 
@@ -179,6 +185,17 @@ def _lost_ways(facts: Facts) -> list[str]:
         "a step, and not the kink of a continuous function, its derivative is not followed. Move the parameter into the latent's "
         "distribution"
         for name, where in lost.items()
+    ]
+
+
+def _kinks(facts: Facts) -> list[str]:
+    """Continuous latents whose cost jumps, by the reading, at a comparison: it may be the kink of a continuous function."""
+    jumps = {s.name: facts.jump(s.name) for s in facts.latents() if s.support == "real" and s.reparametrized}
+    return [
+        f"site '{name}': if the function at {where} is continuous there (a kink, no step), write it with relu, abs, maximum "
+        "or clip; their derivatives are followed, and the pathwise gradient is less noisy"
+        for name, where in jumps.items()
+        if where is not None and where.rsplit(": ", 1)[-1] in COMPARISONS
     ]
 
 
