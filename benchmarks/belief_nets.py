@@ -97,6 +97,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--net", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--estimator", default=None, help="a class of ppl_gen.estimators; default: chosen")
     parser.add_argument("--objective", default="ELBO", help="a class of ppl_gen.objectives (default: ELBO)")
+    parser.add_argument("--sleep", type=float, default=0.0, help="the share of dreams, of ReweightedWakeSleep")
     parser.add_argument("--particles", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=100)
@@ -113,6 +114,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def row(name: str, options: argparse.Namespace, train: Any, valid: Any, test: Any) -> str:
     """One net: what was done and what came out."""
     asked = {"*": getattr(estimators, options.estimator)()} if options.estimator else None
+    dreams = {"sleep": options.sleep} if options.sleep else {}
+    objective = getattr(objectives, options.objective)(**dreams)
     begin = perf_counter()
     fit = infer.fit(
         NETS[name](train.mean(0)),
@@ -121,7 +124,7 @@ def row(name: str, options: argparse.Namespace, train: Any, valid: Any, test: An
         steps=options.steps,
         optimizer=optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.steps)),
         estimators=asked,
-        objective=getattr(objectives, options.objective)(),
+        objective=objective,
         num_particles=options.particles,
         backend="jax",
         seed=options.seed,
@@ -134,7 +137,7 @@ def row(name: str, options: argparse.Namespace, train: Any, valid: Any, test: An
     bound, estimate = (-float(fit.log_prob(test, num_samples=n).mean()) for n in (1, options.samples))
     chosen = ", ".join(f"{site} {type(fit.plan[site].estimator).__name__}" for site in fit.plan)
     return (
-        f"{name}: {options.objective}, {options.particles} particles, {chosen}; {options.steps} steps of {options.batch}, "
+        f"{name}: {objective!r}, {options.particles} particles, {chosen}; {options.steps} steps of {options.batch}, "
         f"Adam {options.learning_rate:g} to 0, {seconds:.0f} s\n"
         f"  training loss {tail:.2f}, test negative bound {bound:.2f}, test -log p by {options.samples} importance samples "
         f"{estimate:.2f} ({len(test)} rows); published {PUBLISHED[name]}"
