@@ -64,7 +64,8 @@ def fit(
         guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, else none.
         data: an array or a tuple (positional arguments), a dict (keyword arguments), a DataFrame, or a list or other
             iterable of batches of these. Each batch of a list, or of a torch DataLoader, stands for all rows. Arrays
-            of the other library are converted; what is not an array is passed on as it is.
+            of the other library are converted; what is not an array is passed on as it is, and the program is read anew
+            on the first batch in which it differs.
         steps: gradient steps.
         batch_size: rows per step of the leading axis, the smaller last batch included; None takes all.
         learning_rate: of Adam, or of an optimizer class that takes ``lr``.
