@@ -683,6 +683,7 @@ def test_a_fit_leaves_nothing_behind_on_torch(ending: str, xy: tuple[np.ndarray,
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:the program draws from Python's")  # so that there is something to put back
 @pytest.mark.parametrize("ending", ["success", "not finite", "exception"])
 def test_a_fit_leaves_nothing_behind_on_jax(ending: str) -> None:
     armed: list[bool] = []
