@@ -632,6 +632,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.mark.parametrize("ending", ["success", "not finite", "exception"])
 def test_a_fit_leaves_nothing_behind_on_torch(ending: str, xy: tuple[np.ndarray, np.ndarray]) -> None:
+    pytest.importorskip("sympy")  # torch's; its first import adds a filter of warnings
     net, offset, calls = small_net(), torch.nn.Parameter(torch.tensor(0.5)), itertools.count()
     net.eval()
     net[0].train()  # type: ignore[index]
