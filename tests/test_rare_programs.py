@@ -23,6 +23,7 @@ from numpyro.contrib.control_flow import cond, scan
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Pathwise, Score
+from ppl_gen.objectives import WakeSleep
 from tests.plan_table import floats, library
 from tests.test_soundness import assert_unbiased, gradient, log_bernoulli, log_normal, sigmoid, slope
 
@@ -397,6 +398,28 @@ def test_batches_of_kinds_that_one_plan_covers_are_trained_on(backend: str) -> N
     ):
         fit = infer.fit(*by_flag(lib), batches, steps=4, estimators=asked, progress=False)
         assert isinstance(fit.plan["z"].estimator, Score) and len(fit.losses) == 4
+
+
+def test_dreams_are_checked_for_every_kind_of_batch(backend: str) -> None:
+    """A model that reads its data where a flag says so cannot draw them."""
+    lib = library(backend)
+
+    def model(x: Any, follows: bool) -> None:
+        logits = lib.param("w", lib.array([0.3]))
+        with lib.plate("data", len(x)):
+            h = lib.sample("h", lib.dist.Bernoulli(logits=logits[0]))
+            lib.sample("x", lib.dist.Bernoulli(logits=h + (x if follows else 0.0)), obs=x)
+
+    def guide(x: Any, follows: bool) -> None:
+        logits = lib.param("v", lib.array([0.2]))
+        with lib.plate("data", len(x)):
+            lib.sample("h", lib.dist.Bernoulli(logits=logits[0] + x))
+
+    x = lib.array([1.0, 0.0, 1.0, 0.0])
+    plain = [(x, False)] * 2
+    assert len(infer.fit(model, guide, plain, objective=WakeSleep(), steps=2, progress=False).losses) == 2
+    with pytest.raises(ProgramError, match="argument 1 True.*site 'x': .*does not read the data"):
+        infer.fit(model, guide, [*plain, (x, True)], objective=WakeSleep(), steps=2, progress=False)
 
 
 def test_many_kinds_of_batches_are_said(backend: str) -> None:

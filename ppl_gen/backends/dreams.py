@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run
 
@@ -36,25 +38,37 @@ def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
     return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
 
 
-def check_dreams(dream: Callable[[Batch], Batch], batch: Batch) -> None:
-    """Raise where what the model draws depends on the data it is shown: with the same noise a dream's dream is itself.
+DREAMS = 4  # dreams that are compared: bits that happen to agree with the data are few after as many
+
+
+def check_dreams(dream: Callable[..., Any], batch: Batch, seed: int) -> None:
+    """Raise where the densities of what the model draws depend on the data it is shown.
 
     Args:
-        dream: a batch -> the batch as the model draws it, with the same noise at every call.
+        dream: (batch, seed, values) -> the batch as the model draws it, the values of all its sites, which are drawn or
+            those that are given, and their terms.
         batch: the data.
+        seed: of the noise.
 
     Raises:
         ProgramError: a distribution of the model reads an argument that is dreamt.
     """
-    once = dream(batch)
-    again = dream(once)
-    for (place, first), (_, second) in zip(batch_items(once), batch_items(again), strict=True):
-        if first is not second and not bool((first == second).all()):
-            where = f"argument {place}" if isinstance(place, int) else f"argument '{place}'"
-            raise ProgramError(
-                f"{where}: expected data that the model draws without reading them, to dream of; got a model whose "
-                "distributions change with them (an autoregressive density?). Use ReweightedWakeSleep() or ELBO()."
-            )
+    _, values, expected = dream(batch, seed, {})
+    for number in range(1, DREAMS + 1):
+        other, _, _ = dream(batch, seed + number, {})
+        _, _, terms = dream(other, seed, values)
+        for term in {**expected, **terms}:
+            if term not in terms or term not in expected or not _same(expected[term], terms[term]):
+                raise ProgramError(
+                    f"site '{term[1]}': expected a distribution that does not read the data it is to be drawn for, so that the "
+                    "model can dream; got one that changes with them (an autoregressive density?). Use "
+                    "ReweightedWakeSleep() or ELBO()."
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arrays hold the same numbers, up to rounding."""
+    return bool(np.allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5, equal_nan=True))
 
 
 def batch_items(batch: Batch) -> list[tuple[int | str, Any]]:

@@ -20,6 +20,7 @@ from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import (
     Prepared,
+    accepted,
     as_arguments,
     check_data,
     choose_backend,
@@ -171,7 +172,11 @@ def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, s
     """Reads the program on a batch of another kind than the first."""
 
     def read(batch: Batch, when: str) -> None:
-        objective.accept(read_again(prepared.backend, prepared.program, prepared.plan, batch, seed, when))
+        plan = read_again(prepared.backend, prepared.program, prepared.plan, batch, seed, when)
+        try:
+            accepted(prepared, plan, objective, seed, batch)
+        except ProgramError as error:
+            raise ProgramError(f"the program is another {when}. {error}") from error
 
     return read
 

@@ -146,11 +146,21 @@ def under(prepared: Prepared, objective: Any, seed: int, batch: Batch) -> Prepar
         raise TypeError(
             f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
         )
-    plan = objective.accept(prepared.plan)
+    plan = accepted(prepared, prepared.plan, objective, seed, batch)
+    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
+
+
+def accepted(prepared: Prepared, plan: Plan, objective: Any, seed: int, batch: Batch) -> Plan:
+    """`plan` as `objective` uses it on batches of the kind of `batch`.
+
+    Raises:
+        ProgramError: the objective would be wrong under the plan, or for the data in `batch`.
+    """
+    plan = objective.accept(plan)
     if objective.dreams and len(plan):
         with prepared.session():
-            check_dreams(partial(prepared.backend.dream, prepared.program, seed=seed), batch)
-    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
+            check_dreams(partial(prepared.backend.dream, prepared.program), batch, seed)
+    return plan
 
 
 def start_baselines(facts: Facts, plan: Plan, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
-from ppl_gen.program import Batch, Run
+from ppl_gen.program import Batch, Run, Term
 from ppl_gen.sums import sum_out
 
 __all__ = [
@@ -87,9 +87,12 @@ def to_numpy(value: Any) -> Any:
     return np.asarray(value)
 
 
-def dream(program: Program, batch: Batch, seed: int) -> Batch:
-    """The batch as the model draws it; the same noise for the same seed. Call inside a session."""
-    return program.dream(program.params, program.buffers, jax.random.key(seed), batch)[0]
+def dream(
+    program: Program, batch: Batch, seed: int, values: Mapping[str, Any]
+) -> tuple[Batch, dict[str, Any], dict[Term, np.ndarray]]:
+    """The batch as the model draws it, its sites' values (those given, and drawn) and terms. Call inside a session."""
+    given, drawn, terms = program.dream(program.params, program.buffers, jax.random.key(seed), batch, values)
+    return given, drawn, {term: np.asarray(value) for term, value in terms.items()}
 
 
 def draw(

@@ -19,7 +19,7 @@ from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.record import Observer, Recorder
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import Batch, Run
+from ppl_gen.program import Batch, Run, Term
 
 Array = Any
 
@@ -117,11 +117,17 @@ class Program:
         return run
 
     def dream(
-        self, params: Mapping[str, Array], buffers: Mapping[str, Any], key: Array, batch: Batch
-    ) -> tuple[Batch, dict[str, Any]]:
-        """(the batch as the model draws it, the latents it is drawn from): a pure function, without gradient."""
-        run = self.run(jax.lax.stop_gradient(dict(params)), buffers, key, batch, predictive=True, guide=False)
-        return dreamt(batch, run, lambda value, like: jnp.asarray(value, like.dtype)), {**run.records, **run.values}
+        self,
+        params: Mapping[str, Array],
+        buffers: Mapping[str, Any],
+        key: Array,
+        batch: Batch,
+        values: Mapping[str, Any] | None = None,
+    ) -> tuple[Batch, dict[str, Any], dict[Term, Any]]:
+        """(the batch as the model draws it, its sites' values, their terms), given some values: pure, without gradient."""
+        run = self.run(jax.lax.stop_gradient(dict(params)), buffers, key, batch, values, predictive=True, guide=False)
+        given = dreamt(batch, run, lambda value, like: jnp.asarray(value, like.dtype))
+        return given, {**run.records, **run.values}, run.terms
 
     def apply(self, params: Mapping[str, Array], function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under these parameters. Call inside a session."""

@@ -82,7 +82,7 @@ class Recorder(Messenger):
             if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
                 self.run.shown[name] = msg["value"]
                 msg.update(is_observed=False, value=None)
-            elif not msg["is_observed"] and name in self.fixed:
+            if not msg["is_observed"] and name in self.fixed:
                 msg["value"] = self._fixed_value(name, msg["fn"])
 
     def postprocess_message(self, msg: Any) -> None:

@@ -63,7 +63,7 @@ def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Arr
         given = batch
         if dream:
             key, now = jax.random.split(key)
-            given, fixed = program.dream(params, state.buffers, now, batch)
+            given, fixed, _ = program.dream(params, state.buffers, now, batch)
         return program.run(params, state.buffers, key, given, fixed, cut, guide=guide)
 
     keys = list(jax.random.split(key, plan.num_particles))

@@ -16,7 +16,7 @@ from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
 from ppl_gen.backends.torch.train import Trainer, sample_gradients
-from ppl_gen.program import Batch, Run
+from ppl_gen.program import Batch, Run, Term
 from ppl_gen.sums import sum_out
 
 __all__ = [
@@ -92,10 +92,13 @@ def to_numpy(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def dream(program: Program, batch: Batch, seed: int) -> Batch:
-    """The batch as the model draws it; the same noise for the same seed. Call inside a session."""
+def dream(
+    program: Program, batch: Batch, seed: int, values: Mapping[str, Any]
+) -> tuple[Batch, dict[str, Any], dict[Term, np.ndarray]]:
+    """The batch as the model draws it, its sites' values (those given, and drawn) and terms. Call inside a session."""
     torch.manual_seed(seed)  # the session gives the caller's random state back
-    return program.dream(batch)[0]
+    given, drawn, terms = program.dream(batch, values)
+    return given, drawn, {term: to_numpy(value) for term, value in terms.items()}
 
 
 def draw(

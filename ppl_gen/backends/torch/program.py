@@ -21,7 +21,7 @@ from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.record import Recorder
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PLATE, Batch, Run
+from ppl_gen.program import PLATE, Batch, Run, Term
 
 
 class Program:
@@ -257,11 +257,14 @@ class Program:
                 self.model(*batch.args, **batch.kwargs)
         return run
 
-    def dream(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
-        """(the batch as the model draws it, the latents it is drawn from). Call inside a session."""
+    def dream(
+        self, batch: Batch, values: Mapping[str, Any] | None = None
+    ) -> tuple[Batch, dict[str, Any], dict[Term, Any]]:
+        """(the batch as the model draws it, its sites' values, their terms), given some values. Call inside a session."""
         with torch.no_grad():
-            run = self.run(batch, predictive=True, guide=False)
-        return dreamt(batch, run, lambda value, like: value.to(like.dtype)), {**run.records, **run.values}
+            run = self.run(batch, values, predictive=True, guide=False)
+        given = dreamt(batch, run, lambda value, like: value.to(like.dtype))
+        return given, {**run.records, **run.values}, run.terms
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under the trained parameters. Call inside a session."""

@@ -78,7 +78,7 @@ class Recorder(Messenger):
         if self.predictive and msg["is_observed"] and not is_bookkeeping(msg):
             self.run.shown[name] = msg["value"]
             msg.update(is_observed=False, value=None, done=False)
-        elif not msg["is_observed"] and name in self.fixed:
+        if not msg["is_observed"] and name in self.fixed:
             msg["value"], msg["done"] = fixed_value(self.fixed[name], msg["fn"]), True
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -33,7 +33,7 @@ def evaluate(program: Program, objective: Any, plan: Any, weights: Tree, average
     """The objective on one batch: see `ppl_gen.objectives.Loss`."""
 
     def run(key: None, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False) -> Any:
-        given, fixed = program.dream(batch) if dream else (batch, fixed)
+        given, fixed = program.dream(batch)[:2] if dream else (batch, fixed)
         with program.frozen() if frozen else nullcontext():
             return program.run(given, fixed, cut, guide=guide)
 
