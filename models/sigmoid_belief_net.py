@@ -18,7 +18,7 @@ class SigmoidBeliefNet:
         p(h^{l}_i = 1 \mid h^{l+1}) = \sigma\Big(\sum_j W^l_{ji} s^{l+1}_j + b^l_i\Big), \quad s = 2h - 1, \quad h^0 = x
 
     A layer enters the next as signs: the same family as with zeros and ones (half the weights, another bias), but
-    the pull on a weight is then nearly free of that on the bias, and training ends several nats lower in as many steps.
+    the pull on a weight is then nearly free of that on the bias, and the same steps lead further.
 
     Sites in the plate "data": latents "h1" (next to the data) to "hL", observed "x". Parameters:
     "top.bias" (log-odds of hL), "decoder.0.weight" (h1 to x), "decoder.1.weight" (h2 to h1), ... and
