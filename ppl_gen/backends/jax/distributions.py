@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import IdentityTransform
 
 Array = Any
 
@@ -144,6 +145,14 @@ def choose(distribution: Any, index: int) -> Array:
     digits = jnp.array([(index // len(values) ** place) % len(values) for place in range(num_elements)])
     value = values[digits].reshape(distribution.event_shape)
     return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
+
+
+def unconstrained(distribution: Any) -> Any:
+    """The transform from real numbers into the support; the identity where there is none."""
+    try:
+        return biject_to(unmasked(distribution).support)
+    except NotImplementedError:  # discrete values
+        return IdentityTransform()
 
 
 def others(distribution: Any, value: Array, key: Array) -> list[Array]:

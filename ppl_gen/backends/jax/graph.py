@@ -67,18 +67,24 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_cal
          "remat": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr"}  # fmt: skip
 """Primitives that only call: where each keeps the function."""
 
+POLES = {"div": 1, "rsqrt": 0, "pow": 0, "integer_pow": 0, "tan": 0, "log": 0, "log1p": 0}
+"""Primitives with a pole, and which operand has it: a quotient may be a step there (z / |z|), which no slope shows."""
+
 OPAQUE = frozenset("pure_callback io_callback ffi_call run_state".split())
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
 _INSTALLED = sysconfig.get_path("purelib") + os.sep
 
 
-def reach(closed_jaxpr: ClosedJaxpr, sources: Sequence[Mapping[str, Path]]) -> list[Reach]:
+def reach(
+    closed_jaxpr: ClosedJaxpr, sources: Sequence[Mapping[str, Path]], poles: dict[str, str] | None = None
+) -> list[Reach]:
     """Which sources reach each output of a program, and whether differentiably all along.
 
     Args:
         closed_jaxpr: the program, as ``jax.make_jaxpr`` gives it.
         sources: for each input the sources that reach it, usually ``{label: Path()}`` or ``{}``.
+        poles: filled with source -> where it first comes into a primitive that may have a pole.
 
     Returns:
         For each output ``source -> Path``; a jump reads ``"model.py:12: gt"``, the user's line and the
@@ -93,7 +99,7 @@ def reach(closed_jaxpr: ClosedJaxpr, sources: Sequence[Mapping[str, Path]]) -> l
             f"reach: expected one map of sources per input ({len(jaxpr.invars)}); got {len(sources)}. "
             "Flatten the program's arguments with jax.tree.leaves."
         )
-    return _walk(jaxpr, [dict(source) for source in sources], Scope(trusting=not _differentiated(jaxpr)))
+    return _walk(jaxpr, [dict(source) for source in sources], Scope(not _differentiated(jaxpr), poles=poles))
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,13 @@ class Scope:
         line: inside a function of JAX, the user's line that called it. Such functions are traced once and
             then shared: their inner equations' tracebacks stop short (JAX 0.10) or name the first caller.
         caller: the user's line of the call around, for an equation that has none of its own.
+        poles: see `reach`; None where nobody asks.
     """
 
     trusting: bool
     line: str | None = None
     caller: str | None = None
+    poles: dict[str, str] | None = None
 
     def at(self, eqn: JaxprEqn) -> str | None:
         """The user's file and line."""
@@ -124,7 +132,8 @@ class Scope:
     def within(self, function: Any, eqn: JaxprEqn) -> Scope:
         """The scope inside a function that ``eqn`` calls."""
         line = self.at(eqn)
-        return Scope(self.trusting, line if _of_jax(function) else None, line)
+        poles = None if self.trusting and _trusted(eqn, self) else self.poles
+        return Scope(self.trusting, line if _of_jax(function) else None, line, poles)
 
     def under(self, eqn: JaxprEqn) -> Scope:
         """The scope inside a loop or branch, which belongs to whoever wrote ``eqn``."""
@@ -176,6 +185,8 @@ def _plain(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     detached, ambiguous = DETACHED.get(name, ()), AMBIGUOUS.get(name, ())
     if name in CUTS and any(jnp.issubdtype(_dtype(atom), jnp.complexfloating) for atom in eqn.outvars):
         return _opaque(eqn, ins, scope)
+    if name in POLES and scope.poles is not None and not (scope.trusting and _trusted(eqn, scope)):
+        scope.poles.update({source: where for source in ins[POLES[name]] if source not in scope.poles})
     whole = merge(*(
         blocked(reach, where) if i in detached or _discrete(atom) else reach
         for i, (reach, atom) in enumerate(zip(ins, eqn.invars, strict=True))

@@ -15,10 +15,20 @@ import numpy as np
 import numpyro
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.jax.distributions import arrays, core, features, num_values, others, support, unmasked
+from ppl_gen.backends.jax.distributions import (
+    arrays,
+    core,
+    features,
+    num_values,
+    others,
+    support,
+    unconstrained,
+    unmasked,
+)
 from ppl_gen.backends.jax.graph import reach
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
@@ -39,6 +49,7 @@ def read(program: Program, batch: Batch) -> Facts:
     key = jax.random.key(program.seed)
     sites: dict[Term, Site] = {}
     more: dict[str, list[np.ndarray]] = {}
+    spaces: dict[str, Any] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -48,6 +59,7 @@ def read(program: Program, batch: Batch) -> Facts:
         sites[role, msg["name"]] = site = _site(role, msg, plates)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
+            spaces[site.name] = unconstrained(msg["fn"])
             more[site.name] = [np.array(other) for other in found]
 
     with numpyro.validation_enabled(True):
@@ -56,7 +68,8 @@ def read(program: Program, batch: Batch) -> Facts:
     program.open = False
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
-    reached, eager = _reaches(program, batch, run, sites)
+    poles: dict[str, str] = {}
+    reached, eager = _reaches(program, batch, run, sites, poles)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
@@ -65,7 +78,16 @@ def read(program: Program, batch: Batch) -> Facts:
         program.run(program.params, program.buffers, again, batch, observer=observer)
         checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
-    return Facts(reached, tuple(program.params), mixes, eager, relaxable)
+    facts = Facts(reached, tuple(program.params), mixes, eager, relaxable)
+    return with_jumps(
+        facts,
+        {} if eager else poles,
+        lambda name: [
+            free(np.asarray(value), np.array(spaces[name].inv(jnp.asarray(value))))
+            for value in (run.values[name], *more[name][:2])
+        ],
+        lambda name: _slopes(program, batch, sites, run, name, spaces[name]),
+    )
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -170,19 +192,26 @@ def _num_features(fn: Any) -> int | None:
     return None if inputs is None else int(inputs.shape[-1])
 
 
-def _reaches(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> tuple[dict[Term, Site], str | None]:
+def _reaches(
+    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str]
+) -> tuple[dict[Term, Site], str | None]:
     """The same sites with what reaches them; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     try:
-        return _traced(program, batch, run, sites, latents), None
+        return _traced(program, batch, run, sites, latents, poles), None
     except OPAQUE as error:
         return _anything_goes(program, sites), _user_line(error)
 
 
 def _traced(
-    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], latents: dict[str, Array]
+    program: Program,
+    batch: Batch,
+    run: Run,
+    sites: dict[Term, Site],
+    latents: dict[str, Array],
+    poles: dict[str, str] | None = None,
 ) -> dict[Term, Site]:
-    """The same sites with what reaches them, the latents having these values."""
+    """The same sites with what reaches them, the latents having these values; `poles` as for `reach`."""
     indices = {name: value for name, value in run.values.items() if name not in latents}
     layout: list[tuple[Term, bool]] = []
 
@@ -202,7 +231,7 @@ def _traced(
 
     jaxpr = jax.make_jaxpr(inside)(program.params, latents)
     labels = [PARAM + name for name in sorted(program.params)] + sorted(latents)
-    outputs = reach(jaxpr, [{label: Path()} for label in labels])
+    outputs = reach(jaxpr, [{label: Path()} for label in labels], poles)
     return _with_reach(sites, layout, outputs)
 
 
@@ -274,3 +303,28 @@ def _mixes(
     return find_mixes(
         sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities
     )
+
+
+def _slopes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, name: str, space: Any) -> Slopes:
+    """See `find_jumps`; along a line in the space that `space` maps into the support."""
+    key = jax.random.key(program.seed)
+
+    def call(start: Array, end: Array, t: Array) -> list[Array]:
+        found: dict[Term, Array] = {}
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            found[role, msg["name"]] = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
+
+        fixed = {**run.values, name: space(start + t * (end - start))}
+        program.run(program.params, program.buffers, key, batch, fixed, observer=look)
+        return [found[term] for term in sites]
+
+    @jax.jit
+    def both(start: Array, end: Array, t: Array) -> tuple[list[Array], list[Array]]:
+        return jax.jvp(lambda place: call(start, end, place), (t,), (jnp.ones_like(t),))
+
+    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
+        densities, derivatives = both(start, end, jnp.asarray(t, start.dtype))
+        return {term: (np.asarray(d), np.asarray(s)) for term, d, s in zip(sites, densities, derivatives, strict=True)}
+
+    return slopes

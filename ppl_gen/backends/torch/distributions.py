@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Independent, biject_to
+from torch.distributions.transforms import identity_transform
 from torch.distributions.utils import lazy_property
 
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
@@ -142,6 +143,14 @@ def others(distribution: Any, value: Tensor) -> list[Tensor]:
         return draws
     far = [biject_to(bare.support)(sign * 8.0 + torch.zeros(_free_shape(bare))) for sign in (1, -1)]
     return [*draws, *far]
+
+
+def unconstrained(distribution: Any) -> Any:
+    """The transform from real numbers into the support; the identity where there is none."""
+    try:
+        return biject_to(unmasked(distribution).support)
+    except NotImplementedError:  # discrete values, a mixture's
+        return identity_transform
 
 
 def _free_shape(distribution: Any) -> torch.Size:

@@ -14,7 +14,10 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
   samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
 
-Not seen: what hooks make of a gradient, other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
+* A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
+* What may have a pole is noted; `ppl_gen.backends.jumps` looks whether there is a step.
+
+Not seen: what a network's own hooks make of a gradient, other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
 TorchScript, and extensions that touch memory without a registered operator.
 """
 
@@ -34,7 +37,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppl_gen.program import Path, blocked, merge
+from ppl_gen.program import PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
 
@@ -54,6 +57,10 @@ _JUMPS = frozenset(
 )
 # Leap across a branch cut where their values are complex.
 _CUTS = frozenset("log log2 log10 log1p sqrt rsqrt pow asin acos atan asinh acosh atanh".split())
+# Functions with a pole, and which operand has it: a quotient may be a step there (z / |z|), which no slope shows.
+_POLES = {"div": 1, "addcdiv": 2, "reciprocal": 0, "rsqrt": 0, "pow": 0, "tan": 0} | dict.fromkeys(
+    ("log", "log2", "log10", "log1p"), 0
+)
 # Operations whose result has the operand's shape but none of its values.
 _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
@@ -66,6 +73,7 @@ _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
 _SMOOTH = frozenset([torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile])
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
+_HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
@@ -84,10 +92,12 @@ class Tracker:
 
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
+        poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
     """
 
     def __init__(self) -> None:
         self.escapes: list[tuple[frozenset[str], str]] = []
+        self.poles: dict[str, str] = {}
         self._escaped: Reach = {}
         self._live: set[str] = set()  # sources that require gradients
         self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
@@ -157,6 +167,10 @@ class Tracker:
                 self._subscript = list(_tensors(args[1]))
                 self._read(_bounds(args[1]), func)
             out = func(*args, **kwargs)
+            if func in _HOOKS:  # what it makes of a gradient is what its author says
+                where = _where(func)
+                lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
+                self._escaped = merge(self._escaped, lost)
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
@@ -179,6 +193,9 @@ class Tracker:
         where = _where(func)
         if self._func not in _CHECKED:
             self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
+
+        if name in _POLES and len(args) > _POLES[name] and isinstance(args[_POLES[name]], Tensor) and not self._trusted:
+            self.poles = dict.fromkeys(self._of(args[_POLES[name]]), where) | self.poles
 
         def through(tensor: Tensor, reach: Reach) -> Reach:
             return reach if self._trusted or _smooth(tensor) else blocked(reach, where)

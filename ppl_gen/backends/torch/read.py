@@ -11,10 +11,20 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
-from ppl_gen.backends.torch.distributions import features, num_values, others, support, tensors, unmasked
+from ppl_gen.backends.torch.distributions import (
+    features,
+    num_values,
+    others,
+    support,
+    tensors,
+    unconstrained,
+    unmasked,
+)
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.record import is_bookkeeping
@@ -125,6 +135,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
     """The same run again, under the tracker."""
     sites: dict[Term, Site] = {}
     values: dict[str, tuple[Tensor, list[Tensor]]] = {}
+    spaces: dict[str, Any] = {}
     labelled: dict[str, Tensor] = {}
     with Tracker() as tracker:
 
@@ -138,16 +149,30 @@ def _follow(program: Program, batch: Batch) -> Facts:
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if (role == "guide" and not site.observed) or is_summed(site, sites):
                 values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
-                msg["value"] = tracker.source(site.name, msg["value"].detach())
+                spaces[site.name] = unconstrained(msg["fn"])
+                msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
 
         run = program.run(batch, observer=look, param=param)
         eager = next((where for sources, where in tracker.escapes if sources), None)
         escaped = {source for sources, _ in tracker.escapes for source in sources}
     checks.check_match(sites)
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
-    facts = Facts(sites, tuple(program.params), mixes, eager)
+    facts = with_jumps(
+        Facts(sites, tuple(program.params), mixes, eager),
+        tracker.poles,
+        lambda name: [
+            free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
+        ],
+        lambda name: _slopes(program, batch, values, run, name, spaces[name]),
+    )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
+
+
+def _leaf(value: Tensor, site: Site) -> Tensor:
+    """The value alone; one with a gradient where draws have one, so that what is done only to such is done here too."""
+    value = value.detach()
+    return value.requires_grad_() * 1.0 if site.support == "real" and site.reparametrized else value
 
 
 def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site:
@@ -224,6 +249,32 @@ def _mixes(
 
     arrays = {name: (_array(value), [_array(other) for other in more]) for name, (value, more) in values.items()}
     return find_mixes(sites, arrays, densities)
+
+
+def _slopes(
+    program: Program, batch: Batch, values: dict[str, tuple[Tensor, list[Tensor]]], run: Run, name: str, space: Any
+) -> Slopes:
+    """See `find_jumps`; along a line in the space that `space` maps into the support."""
+    fixed: dict[str, Any] = {other: value.detach() for other, (value, _) in values.items()}
+    fixed |= {other: value for other, value in run.values.items() if other not in values}
+
+    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
+        found: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
+
+        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            density, slope = forward_ad.unpack_dual(msg["fn"].log_prob(msg["value"]))
+            found[role, msg["name"]] = _array(density), _array(torch.zeros_like(density) if slope is None else slope)
+
+        torch.manual_seed(program.seed)
+        low, high = (torch.as_tensor(value, device=program.device) for value in (start, end))
+        with torch.no_grad(), forward_ad.dual_level():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own, at the first dual number
+                place = forward_ad.make_dual(low.new_full((), t), low.new_ones(()))
+            program.run(batch, {**fixed, name: space(low + place * (high - low))}, observer=look)
+        return found
+
+    return slopes
 
 
 def _array(value: Tensor) -> np.ndarray:
