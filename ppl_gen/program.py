@@ -109,6 +109,11 @@ class Site:
     marked: bool = False
 
     @property
+    def is_point(self) -> bool:
+        """Whether all mass lies on one value, which what is before it decides."""
+        return self.distribution == "Delta"
+
+    @property
     def term(self) -> Term:
         """The key of this site's contribution to the log density."""
         return self.role, self.name
@@ -149,12 +154,18 @@ class Facts:
         return [site for site in self.sites.values() if site.role == "guide" and not site.observed]
 
     def jump(self, latent: str) -> str | None:
-        """Where a way from `latent` to the cost stops being differentiable; None if every way is smooth."""
+        """Where a way from `latent` to the cost stops being differentiable; None if every way is smooth.
+
+        A way through a point mass goes on behind it: its value is no choice of its own.
+        """
         for site in self.sites.values():
             if latent in site.reach and site.reach[latent].jump:
                 return site.reach[latent].jump
             if latent in site.moving:
                 return f"the support of site '{site.name}' ({site.distribution})"
+            further = self.jump(site.name) if latent in site.reach and site.role == "guide" and site.is_point else None
+            if further:
+                return further
         return None
 
     def downstream(self, latent: str) -> dict[Term, frozenset[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -232,6 +233,55 @@ def test_a_site_that_turns_up_late_stops_the_run() -> None:
 
     with pytest.raises(ProgramError, match="site 'x2'"):
         infer.fit(model, None, np.arange(4.0), steps=20, compile=False, progress=False)
+
+
+# -- automatic guides before a step ------------------------------------------------------------------------------------
+
+
+AUTOMATIC = ("AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal")
+
+
+@pytest.mark.parametrize("name", AUTOMATIC)
+def test_an_automatic_guide_before_a_step_is_scored(name: str, backend: str) -> None:
+    """Its draw comes in as a point mass, which is no choice of its own: the step belongs to the choice before it."""
+    lib, (mean, spread, x) = library(backend), (0.3, 0.5, -0.7)
+
+    def model(data: Any) -> None:
+        z = lib.sample("z", lib.dist.Normal(0.0, 1.0))
+        lib.sample("x", lib.dist.Normal(2.0 * floats(z > 0), 1.0), obs=data)
+
+    guide = automatic_guide(name, model, mean, spread, backend)
+
+    def loss(loc: np.ndarray) -> float:
+        step = ((x - 2.0) ** 2 - x**2) / 2 * NormalDist(loc[0], spread).cdf(0.0)
+        return float(loc[0] ** 2 / 2 - step)
+
+    program = (model, guide, lib.array(x))
+    (params,) = ({n for n in infer.gradient(*program, num_samples=2) if "loc" in n},)
+    exact = slope(loss, np.array([mean]))
+    draws = gradient(program, backend, 4000)[params.pop()].reshape(-1, 1)
+    assert_unbiased(draws, exact, {"zero": 0 * exact, "no step": np.array([mean])})
+
+
+def automatic_guide(name: str, model: Any, mean: float, spread: float, backend: str) -> Any:
+    """Pyro's or NumPyro's, from a given start."""
+    if backend == "jax":
+        init = numpyro.infer.init_to_value(values={"z": jnp.array(mean)})
+        return getattr(numpyro.infer.autoguide, name)(model, init_loc_fn=init, init_scale=spread)
+    init = pyro.infer.autoguide.init_to_value(values={"z": torch.tensor(mean)})
+    return getattr(pyro.infer.autoguide, name)(model, init_loc_fn=init, init_scale=spread)
+
+
+def test_a_point_mass_that_a_parameter_moves_over_a_step_is_refused(backend: str) -> None:
+    lib = library(backend)
+
+    def model(data: Any) -> None:
+        z = lib.sample("z", lib.dist.Normal(0.0, 1.0))
+        lib.sample("x", lib.dist.Normal(2.0 * floats(z > 0), 1.0), obs=data)
+
+    package = pyro.infer.autoguide if backend == "torch" else numpyro.infer.autoguide
+    with pytest.raises(ProgramError, match=r"site 'z' \(Delta\).*jumps with its value"):
+        infer.plan(model, package.AutoDelta(model), lib.array(0.7))
 
 
 # -- derivatives that are not the function's own -----------------------------------------------------------------------

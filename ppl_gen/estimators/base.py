@@ -180,6 +180,6 @@ def refuse_moving_support(site: Site) -> str | None:
         return f"its support moves with {movers}, where the score function is wrong"
     if site.support == "real" and site.distribution.endswith("StraightThrough"):
         return "its log density is of another value than the one it gives; use Bernoulli or a categorical site"
-    if site.distribution == "Delta":
+    if site.is_point:
         return "a Delta has no log density to differentiate"
     return None

@@ -31,6 +31,8 @@ def choose(site: Site, facts: Facts, num_particles: int, asked: Estimator | None
             return Enumerate(), "marked for enumeration in the program"
     smooth = Pathwise()
     why_not = smooth.refusal(site, facts, num_particles)
+    if why_not is None and site.is_point and facts.jump(site.name):
+        return smooth, "a point mass: no choice of its own, so that its jumps are those of the choices before it"
     if why_not is None:
         return smooth, f"{site.distribution} is reparametrized and every way to the cost is differentiable"
     score: Estimator = LeaveOneOut() if num_particles > 1 else Score()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_gen.estimators.base import Estimator
-from ppl_gen.program import Facts, Site
+from ppl_gen.program import PARAM, Facts, Site
 
 
 class Pathwise(Estimator):
@@ -29,5 +29,7 @@ class Pathwise(Estimator):
             return "its values are discrete, so no gradient passes through them"
         if not site.reparametrized:
             return f"{site.distribution} has no reparametrized sampler"
+        if site.is_point and not any(source.startswith(PARAM) for source in site.reach):
+            return None  # whatever its value decides is decided by the choices before it
         jump = facts.jump(site.name)
         return f"the cost jumps with its value at {jump}" if jump else None

@@ -190,7 +190,8 @@ def _lost_ways(facts: Facts) -> list[str]:
 
 def _kinks(facts: Facts) -> list[str]:
     """Continuous latents whose cost jumps, by the reading, at a comparison: it may be the kink of a continuous function."""
-    jumps = {s.name: facts.jump(s.name) for s in facts.latents() if s.support == "real" and s.reparametrized}
+    own = [s for s in facts.latents() if s.support == "real" and s.reparametrized and not s.is_point]
+    jumps = {site.name: facts.jump(site.name) for site in own}
     return [
         f"site '{name}': if the function at {where} is continuous there (a kink, no step), write it with relu, abs, maximum "
         "or clip; their derivatives are followed, and the pathwise gradient is less noisy"
