@@ -450,6 +450,21 @@ def test_batches_of_kinds_that_one_plan_covers_are_trained_on(backend: str) -> N
         assert isinstance(fit.plan["z"].estimator, Score) and len(fit.losses) == 4
 
 
+def test_a_weight_of_zero_makes_another_kind_of_batch(backend: str) -> None:
+    """But not each of the numbers that a weight runs through."""
+    lib, read = library(backend), []
+    model, guide = by_flag(lib)
+
+    def weighted(x: Any, weight: float) -> None:
+        read.append(weight)
+        model(x, weight == 0)
+
+    batches = [(lib.array([0.7]), weight) for weight in (1.0, 0.5, 0.25, 0.0)]
+    with pytest.raises(ProgramError, match=r"argument 1 0\.0.*site 'z'"):
+        infer.fit(weighted, lambda x, weight: guide(x, False), batches, steps=6, progress=False)
+    assert 0.0 in read and not {0.5, 0.25} & set(read)
+
+
 def test_dreams_are_checked_for_every_kind_of_batch(backend: str) -> None:
     """A model that reads its data where a flag says so cannot draw them."""
     lib = library(backend)

@@ -109,13 +109,15 @@ class Watch:
 
 
 def kind(batch: Batch) -> Hashable:
-    """All of a batch but its arrays and numbers with a point, which can be told apart by type only."""
+    """All of a batch but its arrays, which count by type only, and numbers with a point, which count by sign."""
     return _kind(batch.args), _kind(batch.kwargs)
 
 
 def _kind(value: Any) -> Hashable:
     if isinstance(value, bool | int | str | bytes | Enum | None):
         return type(value), value
+    if isinstance(value, float):  # a weight that is annealed is of one kind, but for none at all
+        return float, (value > 0) - (value < 0)
     if isinstance(value, Mapping):
         return tuple(sorted((str(key), _kind(inner)) for key, inner in value.items()))
     if isinstance(value, tuple | list):
