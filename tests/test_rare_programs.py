@@ -295,15 +295,34 @@ def backwards(z: Any) -> Any:
 backwards.defjvp(lambda primals, tangents: (backwards(*primals), -tangents[0]))
 
 
+def turned(z: Any) -> Any:
+    """Twice the value; what comes back is turned round, where anything does."""
+    out = 2.0 * z
+    if out.requires_grad:
+        out.register_hook(torch.neg)
+    return out
+
+
+def turned_by_a_network(z: Any) -> Any:
+    """The identity, as a network with a hook of its own."""
+    network = torch.nn.Identity()
+    network.register_full_backward_hook(lambda _, given, __: (-given[0],))
+    return network(z)
+
+
 LEAPS: list[tuple[str, Any]] = [
     ("jax", backwards),
     ("torch", lambda z: torch.complex(torch.tensor(-1.0), z).log().imag),
     ("torch", lambda z: torch.linalg.slogdet(z.reshape(1, 1))[0]),
     ("jax", lambda z: jnp.sqrt(-1.0 + 1j * z).imag),
+    ("torch", turned),
+    ("torch", turned_by_a_network),
 ]
 
 
-@pytest.mark.parametrize(("backend", "mean"), LEAPS, ids=["rule", "complex log", "sign of det", "complex root"])
+@pytest.mark.parametrize(
+    ("backend", "mean"), LEAPS, ids=["rule", "complex log", "sign of det", "complex root", "hook", "network's hook"]
+)
 def test_a_derivative_that_is_not_the_functions_own_is_not_followed(backend: str, mean: Any) -> None:
     lib = library(backend)
 

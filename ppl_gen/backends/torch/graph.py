@@ -17,7 +17,7 @@ Each rule errs on the side of a dependency too many, which costs variance, never
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
 * What may have a pole is noted; `ppl_gen.backends.jumps` looks whether there is a step.
 
-Not seen: what a network's own hooks make of a gradient, other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
+Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
 TorchScript, and extensions that touch memory without a registered operator.
 """
 
