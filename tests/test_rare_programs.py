@@ -306,7 +306,7 @@ def turned(z: Any) -> Any:
 def turned_by_a_network(z: Any) -> Any:
     """The identity, as a network with a hook of its own."""
     network = torch.nn.Identity()
-    network.register_full_backward_hook(lambda _, given, __: (-given[0],))
+    network.register_full_backward_hook(lambda *given: tuple(-one for one in given[1]))
     return network(z)
 
 

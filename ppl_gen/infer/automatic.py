@@ -24,25 +24,44 @@ def converter(backend: Any, device: str) -> Callable[[Any], Any]:
     return convert
 
 
-def shorter(source: Table | Stream) -> Batch | None:
-    """The first batch with one row less, where that is possible."""
+def resized(source: Table | Stream) -> Batch | None:
+    """The first batch with one row less, or with another one where it has but one; None where rows are not counted."""
     rows = source.first_rows
-    return source.first(rows - 1) if rows is not None and rows > 1 else None
+    return None if not rows else source.first(rows - 1 if rows > 1 else 2)
 
 
 def followers(
-    backend: Any, program: Any, first: Batch, shorter: Batch | None, guide: bool = True
+    backend: Any, program: Any, first: Batch, other: Batch | None, guide: bool = True
 ) -> tuple[set[str], list[Latent]]:
-    """(plates whose size follows the number of rows, the model's latents)."""
-    sizes, latents = backend.survey(program, first, guide=guide)
-    if shorter is None:
+    """(plates whose size follows the number of rows, the model's latents).
+
+    Args:
+        backend: the backend module.
+        program: the program.
+        first: what it is read on.
+        other: the same with one row more or less; None where rows are not counted.
+        guide: whether the guide is run too.
+    """
+    sizes, latents, _ = backend.survey(program, first, guide=guide)
+    if other is None:
         return set(), latents
     try:
-        fewer, _ = backend.survey(program, shorter, guide=guide)
-    except Exception:  # a program that cannot run on fewer rows: go by length
+        changed, _, _ = backend.survey(program, other, guide=guide)
+    except Exception:  # a program that cannot run on another number of rows: go by length
         rows = length(first)
         return {name for name, size in sizes.items() if size == rows}, latents
-    return {name for name, size in sizes.items() if fewer.get(name) == size - 1}, latents
+    return {name for name, size in sizes.items() if abs(changed.get(name, size) - size) == 1}, latents
+
+
+def beside_rows(backend: Any, program: Any, first: Batch, other: Batch | None) -> set[str]:
+    """The observed sites whose shape follows the number of rows."""
+    if other is None:
+        return set()
+    try:
+        (_, _, before), (_, _, after) = (backend.survey(program, batch, guide=True) for batch in (first, other))
+    except Exception:  # it cannot run on another number of rows: nothing to compare
+        return set()
+    return {name for name, shape in before.items() if after.get(name, shape) != shape}
 
 
 def length(batch: Batch) -> int | None:
@@ -53,7 +72,7 @@ def length(batch: Batch) -> int | None:
 
 
 def automatic(
-    model: Any, backend: Any, num_rows: int | None, first: Batch, shorter: Batch | None, seed: int, device: str
+    model: Any, backend: Any, num_rows: int | None, first: Batch, other: Batch | None, seed: int, device: str
 ) -> list[Any]:
     """Guides for a model that comes without one, the best first.
 
@@ -62,7 +81,7 @@ def automatic(
     program = backend.Program(model, no_guide, seed=seed, device=device)
     try:
         with program.session():
-            following, latents = followers(backend, program, first, shorter, guide=False)
+            following, latents = followers(backend, program, first, other, guide=False)
     except Exception:  # the reading that follows says what is wrong, in full
         return [no_guide]
     free = [latent for latent in latents if latent.num_values is None]

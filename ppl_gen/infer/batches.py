@@ -96,7 +96,7 @@ class Table:
     def first(self, num_rows: int | None = None) -> Batch:
         """The leading rows as a batch of the size that is trained on, or of `num_rows`."""
         size = self.batch_size if num_rows is None else num_rows
-        return self.build(self.arrays, None if size is None else np.arange(size))
+        return self.build(self.arrays, None if size is None else np.arange(size) % (self.num_rows or 1))
 
     def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
         """All rows once, in order: (a batch's share of the rows, the batch scaled to all); `chunk` None: in one."""

@@ -14,7 +14,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
-from ppl_gen.infer.automatic import automatic, converter, followers, length, shorter
+from ppl_gen.infer.automatic import automatic, beside_rows, converter, followers, length, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
@@ -230,11 +230,11 @@ def _open(
     place = module.resolve_device(device)
     with module.Program(no_guide, no_guide, seed=seed, device=place).session():  # a loader may draw random numbers
         source = make_source(data, batch_size, seed, converter(module, place), encode)
-    first, fewer = source.first(), shorter(source)
+    first, other = source.first(), resized(source)
     if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
-        first, fewer = _indexed(first), fewer and _indexed(fewer)
+        first, other = _indexed(first), other and _indexed(other)
     if guide is None:  # one that holds every latent, so that the fit has a posterior of each
-        guide = automatic(model, module, num_rows or source.num_rows, first, fewer, seed, place)[-1]
+        guide = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)[-1]
         if isinstance(source, Stream) and knows_rows(guide):
             raise ProgramError(
                 "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
@@ -243,8 +243,9 @@ def _open(
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
     prepared = prepare(model, guide, first, backend=module, **options)
     with prepared.session():
-        following, _ = followers(module, prepared.program, first, fewer)
-    prepared.program.row_plates = _settle(following, prepared, first)
+        following, _ = followers(module, prepared.program, first, other)
+        beside = beside_rows(module, prepared.program, first, other) if first.scale != 1.0 else set()
+    prepared.program.row_plates = _settle(following, beside, prepared, first)
     return prepared, source
 
 
@@ -253,23 +254,44 @@ def _indexed(batch: Batch) -> Batch:
     return Batch(batch.args, batch.kwargs, batch.scale, np.arange(length(batch) or 0))
 
 
-def _settle(following: set[str], prepared: Prepared, first: Batch) -> set[str] | None:
-    """The plates that are scaled from a batch's rows to the data's."""
-    if following or first.scale == 1.0:
+def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Batch) -> set[str] | None:
+    """The plates that are scaled from a batch's rows to the data's.
+
+    Args:
+        following: plates whose size follows the number of rows.
+        beside: observed sites whose shape does.
+        prepared: the program.
+        first: the batch.
+
+    Raises:
+        ProgramError: it cannot be told what belongs to the rows.
+    """
+    if first.scale == 1.0:
         return following
-    drawn = prepared.plan.facts.sites.values()
-    outside = [site for site in prepared.plan.facts.latents() if not site.plates]
-    if any(site.plates for site in drawn) and not outside:
-        return following
-    if list(prepared.plan.facts.latents()):
-        name = outside[0].name if outside else next(iter(prepared.plan))
+    sites = prepared.plan.facts.sites
+    latents = [site.name for site in prepared.plan.facts.latents()]
+    if not following and not latents:
+        factors = [site.name for site in sites.values() if site.distribution in FACTORS and not site.plates]
+        if not factors or len(sites) == 1:
+            return None  # nothing but the rows: every term is scaled
+        beside = set(factors)
+    lost = [] if following else latents
+    lost += [n for n in sorted(beside) if following.isdisjoint(sites["model", n].plates)]
+    if lost:
         raise ProgramError(
-            f"site '{name}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
+            f"site '{lost[0]}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
             "whole data; got none. Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
         )
-    return None  # no latents: every term is scaled
+    for site in sites.values():
+        if len(following & set(site.plates)) > 1:
+            raise ProgramError(
+                f"site '{site.name}': expected one plate over the rows of the batch; got {sorted(following & set(site.plates))}: "
+                "pairs of a batch's rows do not stand for all pairs. Train without batch_size."
+            )
+    return following
 
 
+FACTORS = ("Unit",)  # the distribution behind a factor statement, in both libraries
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
 FACTS: dict[str, Any] = {
     "backend": str,

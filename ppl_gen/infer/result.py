@@ -290,10 +290,10 @@ def template(source: Table | Stream) -> dict[str, Any]:
 
 
 def signature(prepared: Prepared) -> str:
-    """What a checkpoint must share with a run to be continued by it."""
+    """What a checkpoint must share with a run to be continued by it; particles and objective may be others."""
     shapes = {n: [int(d) for d in np.shape(v)] for n, v in sorted(prepared.program.params.items())}
     rows = {name: repr(row.estimator) for name, row in prepared.plan.rows.items()}
-    return json.dumps([prepared.backend.name, shapes, rows, prepared.plan.num_particles])
+    return json.dumps([prepared.backend.name, shapes, rows])
 
 
 __all__ = ["Fit", "signature", "template"]

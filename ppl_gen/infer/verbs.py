@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.estimators import Estimator, Plan
-from ppl_gen.infer.automatic import automatic, converter, prepare_any, shorter
+from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
 from ppl_gen.infer.batches import Table
 from ppl_gen.infer.measure import best_plan, with_plan
 from ppl_gen.infer.measure import measure as run_measure
@@ -31,7 +31,7 @@ def read(
     batch = source.first()
     guides = [guide]
     if guide is None:
-        guides = automatic(model, module, source.num_rows, batch, shorter(source), options.get("seed", 0), "cpu")
+        guides = automatic(model, module, source.num_rows, batch, resized(source), options.get("seed", 0), "cpu")
     prepared = prepare_any(model, guides, batch, backend=module, bad=bad, **options)
     if params is not None:
         module.set_params(prepared.program, params)

@@ -94,14 +94,19 @@ def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> Non
     found.append((role, msg["name"]))
 
 
-def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
-    """(plate -> its size where it draws no subsample, the model's latents). Call inside a session."""
+def survey(
+    program: Program, batch: Batch, *, guide: bool
+) -> tuple[dict[str, int], list[Latent], dict[str, tuple[int, ...]]]:
+    """(plate -> its size where it draws no subsample, the model's latents, shapes of what it observes), inside a session."""
     sizes: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     latents: list[Latent] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         frames = msg["cond_indep_stack"]
         sizes.update({f.name: f.size for f in frames})
+        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
+            shapes[msg["name"]] = tuple(msg["fn"].shape())
         if role == "model" and not msg["is_observed"]:
             fn = msg["fn"]
             latents.append(
@@ -131,7 +136,7 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, in
         names = values()
     drawn = {name.removeprefix(PLATE) for name in names if name.startswith(PLATE)}
     latents = [replace(latent, subsampled=not drawn.isdisjoint(latent.plates)) for latent in latents]
-    return {name: size for name, size in sizes.items() if name not in drawn}, latents
+    return {name: size for name, size in sizes.items() if name not in drawn}, latents, shapes
 
 
 def _guarded(call: Callable[[], Run]) -> Run:

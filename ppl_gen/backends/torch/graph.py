@@ -44,12 +44,17 @@ Reach = dict[str, Path]
 _torch: Any = torch
 _T: Any = Tensor
 
-# No slope almost everywhere, or steps, saw teeth and branch cuts whose edges a gradient does not see.
+# No slope almost everywhere, or steps, saw teeth and branch cuts whose edges a gradient does not see; decompositions
+# whose pivots, signs and order flip; and the derivatives of what has a kink.
 _JUMPS = frozenset(
     """floor ceil round trunc sign sgn heaviside frac fmod remainder floor_divide copysign nextafter frexp
     threshold hardshrink angle atan2 histc histogram _histogramdd_from_bin_cts _histogramdd_from_bin_tensors
     linspace logspace mode _unique _unique2 unique_dim unique_consecutive
     bernoulli normal poisson binomial multinomial
+    linalg_qr geqrf linalg_lu linalg_lu_factor linalg_lu_factor_ex linalg_ldl_factor linalg_ldl_factor_ex
+    linalg_eig linalg_eigvals _linalg_eigvals
+    threshold_backward hardtanh_backward leaky_relu_backward rrelu_with_noise_backward softshrink_backward
+    hardsigmoid_backward hardswish_backward elu_backward _prelu_kernel_backward
     fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
     _fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine
     _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
@@ -57,9 +62,12 @@ _JUMPS = frozenset(
 )
 # Leap across a branch cut where their values are complex.
 _CUTS = frozenset("log log2 log10 log1p sqrt rsqrt pow asin acos atan asinh acosh atanh".split())
+# Results, by position, that are known only up to a sign, or are one.
+_AMBIGUOUS = {"_linalg_slogdet": (0,), "_linalg_eigh": (1,), "_linalg_svd": (0, 2)}
 # Functions with a pole, and which operand has it: a quotient may be a step there (z / |z|), which no slope shows.
 _POLES = {"div": 1, "addcdiv": 2, "reciprocal": 0, "rsqrt": 0, "pow": 0, "tan": 0} | dict.fromkeys(
-    ("log", "log2", "log10", "log1p"), 0
+    ("log", "log2", "log10", "log1p", "native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm"),
+    0,
 )
 # Operations whose result has the operand's shape but none of its values.
 _SHAPE_ONLY = frozenset(
@@ -157,6 +165,8 @@ class Tracker:
         self._func, self._subscript = func, []
         self._trusted = func in _SMOOTH and torch.is_grad_enabled()
         try:
+            if self._trusted:
+                self.poles = dict.fromkeys(merge(*map(self._of, _tensors((args, kwargs)))), _where(func)) | self.poles
             if func in _TO_HOST:
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
@@ -211,8 +221,8 @@ class Tracker:
         old = {_storage(tensor) for tensor in inputs}
         for tensor in _tensors(out):
             if not any(tensor is target for target, _ in written):
-                sign = name == "_linalg_slogdet" and tensor is out[0] and not self._trusted
-                kept = blocked(reach, where) if sign else reach
+                unsure = any(tensor is out[place] for place in _AMBIGUOUS.get(name, ())) and not self._trusted
+                kept = blocked(reach, where) if unsure else reach
                 self._set(tensor, through(tensor, kept), fresh=_storage(tensor) not in old)
 
     def _of(self, tensor: Tensor) -> Reach:

@@ -52,14 +52,19 @@ def read(program: Program, batch: Batch) -> Facts:
     return facts
 
 
-def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, int], list[Latent]]:
-    """(plate -> its size where it draws no subsample, the model's latents). Call inside a session."""
+def survey(
+    program: Program, batch: Batch, *, guide: bool
+) -> tuple[dict[str, int], list[Latent], dict[str, tuple[int, ...]]]:
+    """(plate -> its size where it draws no subsample, the model's latents, shapes of what it observes), inside a session."""
     sizes: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     latents: list[Latent] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
         sizes.update({f.name: f.size for f in frames if f.size == f.full_size})
+        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
+            shapes[msg["name"]] = tuple(msg["fn"].shape())
         if role == "model" and not msg["is_observed"]:
             fn = msg["fn"]
             latents.append(
@@ -80,7 +85,7 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> tuple[dict[str, in
         program.run(batch, observer=look, guide=guide)
     program.forget_runs()
     torch.random.set_rng_state(state)
-    return sizes, latents
+    return sizes, latents, shapes
 
 
 def _first_run(program: Program, batch: Batch) -> None:
