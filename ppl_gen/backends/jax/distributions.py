@@ -12,12 +12,19 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform
 
+from ppl_gen.backends.held import held
+
 Array = Any
 
 
 def arrays(thing: Any) -> list[Array]:
     """Every array inside a distribution or constraint (both are pytrees)."""
     return [leaf for leaf in jax.tree.leaves(thing) if isinstance(leaf, jax.Array)]
+
+
+def held_arrays(distribution: Any) -> list[Array]:
+    """The arrays that functions inside a distribution hold (the drift of a stochastic differential equation)."""
+    return arrays(list(held(distribution, jax.Array)))
 
 
 def unmasked(distribution: Any) -> Any:

@@ -19,6 +19,7 @@ from ppl_gen.backends.jax.distributions import (
     arrays,
     core,
     features,
+    held_arrays,
     num_values,
     others,
     support,
@@ -219,13 +220,17 @@ def _traced(
     """The same sites with what reaches them, the latents having these values; `poles` as for `reach`."""
     indices = {name: value for name, value in run.values.items() if name not in latents}
     layout: list[tuple[Term, bool]] = []
+    behind: dict[int, str] = {}  # outputs that are held by functions, of which is not seen what they do
 
     def inside(params: dict[str, Array], values: dict[str, Array]) -> list[Array]:
         outputs: list[Array] = []
         layout.clear()
+        behind.clear()
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            found = arrays((msg["fn"], msg["scale"], msg["value"] if msg["is_observed"] else None))
+            hidden = held_arrays(msg["fn"])
+            behind.update(dict.fromkeys(range(len(outputs), len(outputs) + len(hidden)), msg["name"]))
+            found = [*hidden, *arrays((msg["fn"], msg["scale"], msg["value"] if msg["is_observed"] else None))]
             edge = [] if is_bookkeeping(msg) else arrays(unmasked(msg["fn"]).support)
             layout.extend([((role, msg["name"]), False)] * len(found) + [((role, msg["name"]), True)] * len(edge))
             outputs.extend([*found, *edge])
@@ -237,6 +242,9 @@ def _traced(
     jaxpr = jax.make_jaxpr(inside)(program.params, latents)
     labels = [PARAM + name for name in sorted(program.params)] + sorted(latents)
     outputs = reach(jaxpr, [{label: Path()} for label in labels], poles)
+    if poles is not None:
+        for place, name in behind.items():
+            poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))
     return _with_reach(sites, layout, outputs)
 
 

@@ -12,6 +12,8 @@ from torch.distributions import Independent, biject_to
 from torch.distributions.transforms import identity_transform
 from torch.distributions.utils import lazy_property
 
+from ppl_gen.backends.held import held
+
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
 
 
@@ -25,6 +27,8 @@ def tensors(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
         yield thing
     elif isinstance(thing, torch.nn.Module):
         yield from (*thing.parameters(), *thing.buffers())
+        for module in thing.modules():
+            yield from (value for value in vars(module).values() if isinstance(value, Tensor))
     elif isinstance(thing, dict):
         for name, value in thing.items():
             if name != "_proposal_r":  # part of von Mises's sampler, not of its density
@@ -34,6 +38,11 @@ def tensors(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
             yield from tensors(value, seen)
     elif not isinstance(thing, type) and hasattr(thing, "__dict__"):
         yield from tensors(vars(thing), seen)
+
+
+def held_tensors(distribution: Any) -> list[Tensor]:
+    """The tensors that functions inside a distribution hold (a conditioned flow's context)."""
+    return [tensor for part in held(distribution, Tensor) for tensor in tensors(part)]
 
 
 def unmasked(distribution: Any) -> Any:

@@ -18,6 +18,7 @@ from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
     features,
+    held_tensors,
     num_values,
     others,
     support,
@@ -182,7 +183,10 @@ def _leaf(value: Tensor, site: Site) -> Tensor:
 
 def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site:
     fn = msg["fn"]
-    inside: list[Any] = [*tensors(fn), msg["mask"], msg["scale"]]
+    behind = held_tensors(fn)
+    inside: list[Any] = [*tensors(fn), *behind, msg["mask"], msg["scale"]]
+    if behind:  # what the functions do with them is not seen
+        tracker.poles = dict.fromkeys(tracker.reach(*behind), f"a function inside site '{msg['name']}'") | tracker.poles
     if msg["is_observed"]:
         inside.append(msg["value"])
     with warnings.catch_warnings():

@@ -1,0 +1,128 @@
+"""Ways by which a latent moves the cost that no list of operations or attributes shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as nd
+import pyro
+import pyro.distributions as pd
+import pytest
+import torch
+from pyro.distributions import transforms
+
+from ppl_gen import infer
+from ppl_gen.estimators import Pathwise, Score
+
+
+def coin_plan(likelihood: Any, data: Any, backend: str) -> Any:
+    """The plan's row of a binary latent before a likelihood that is made from it."""
+    lib, dist, array = (pyro, pd, torch.tensor) if backend == "torch" else (numpyro, nd, jnp.array)
+
+    def model(x: Any) -> None:
+        lib.sample("x", likelihood(lib.sample("b", dist.Bernoulli(0.4)) * 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        lib.sample("b", dist.Bernoulli(logits=lib.param("q", array(0.3))))
+
+    return infer.plan(model, guide, data)["b"]
+
+
+def test_a_latent_in_a_conditional_flow_is_seen() -> None:
+    """A conditioned transform holds its context in a partial of its network."""
+    flow = transforms.conditional_affine_autoregressive(2, 1)
+
+    def likelihood(b: Any) -> Any:
+        return pd.TransformedDistribution(pd.Normal(torch.zeros(2), 1.0).to_event(1), [flow.condition(b.reshape(1))])
+
+    assert coin_plan(likelihood, torch.tensor([0.7, -0.2]), "torch").depends == {"b", "x"}
+
+
+def test_a_latent_in_a_drift_is_seen() -> None:
+    def likelihood(b: Any) -> Any:
+        return nd.EulerMaruyama(jnp.arange(3.0), lambda x, t: (2.0 * b - x, 1.0), nd.Normal(0.0, 1.0))
+
+    assert coin_plan(likelihood, jnp.array([0.0, 1.5, 2.5]), "jax").depends == {"b", "x"}
+
+
+class Shifted(pd.TorchDistribution):
+    """A normal whose mean a function gives."""
+
+    arg_constraints: dict[str, Any] = {}
+    support = pd.constraints.real
+
+    def __init__(self, mean: Any) -> None:
+        self.mean_of = mean
+        super().__init__(validate_args=False)
+
+    def log_prob(self, value: Any) -> Any:
+        """Of a normal with scale one."""
+        return pd.Normal(self.mean_of(), 1.0).log_prob(value)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(True, Score), (False, Pathwise)])
+def test_a_step_inside_a_function_that_a_distribution_holds_is_found(step: bool, expected: type) -> None:
+    def model(x: Any) -> None:
+        z = pyro.sample("z", pd.Normal(0.0, 1.0))
+        pyro.sample("x", Shifted(lambda: torch.where(z > 0, 2.0, -1.0) if step else torch.sin(z)), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("z", pd.Normal(pyro.param("m", torch.tensor(0.3)), 1.0))
+
+    row = infer.plan(model, guide, torch.tensor(0.7))["z"]
+    assert isinstance(row.estimator, expected), row.reason
+
+
+ONE = torch.ones(())
+STEPS: dict[str, Any] = {  # functions of torch that jump, though autograd has a derivative for each
+    "qr": lambda z: torch.linalg.qr(torch.stack([z, ONE])[:, None])[0][1, 0],
+    "eigenvector": lambda z: torch.linalg.eigh(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, -z])]))[1][0, 0],
+    "pivots": lambda z: torch.linalg.lu(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, 0 * z])]))[2][0, 1],
+    "cosine": lambda z: torch.cosine_similarity(z * torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), dim=0),
+    "layer norm": lambda z: torch.nn.functional.layer_norm(torch.stack([z, 0 * z]), (2,), eps=1e-12)[0],
+    "derivative of a kink": lambda z: torch.func.grad(torch.relu)(z),
+}
+SMOOTH: dict[str, Any] = {
+    "eigenvalue": lambda z: torch.linalg.eigh(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, -z])]))[0][1],
+    "cosine": lambda z: torch.cosine_similarity(torch.stack([z, ONE]), torch.tensor([2.0, 1.0]), dim=0),
+    "layer norm": lambda z: torch.nn.functional.layer_norm(torch.stack([z, ONE, 2 * ONE]), (3,))[0],
+    "derivative of a smooth function": lambda z: torch.func.grad(torch.tanh)(z),
+}
+CASES = [(f, Score) for f in STEPS.values()] + [(f, Pathwise) for f in SMOOTH.values()]
+
+
+@pytest.mark.parametrize(("function", "expected"), CASES, ids=[*STEPS, *(f"smooth {name}" for name in SMOOTH)])
+def test_a_function_of_torch_that_jumps_is_not_followed(function: Any, expected: type) -> None:
+    def model(x: Any) -> None:
+        pyro.sample("x", pd.Normal(function(pyro.sample("z", pd.Normal(0.0, 1.0))), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("z", pd.Normal(pyro.param("m", torch.tensor(0.3)), 1.0))
+
+    row = infer.plan(model, guide, torch.tensor(0.7))["z"]
+    assert isinstance(row.estimator, expected), row.reason
+
+
+# -- what belongs to the rows of a batch ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["batch_size", "list"])
+def test_batches_of_one_row_stand_for_all_rows(kind: str, backend: str) -> None:
+    """The mean loss over one pass is that of all rows, as no parameter moves."""
+    lib, dist, array = (pyro, pd, torch.tensor) if backend == "torch" else (numpyro, nd, jnp.array)
+    x = np.linspace(-1.0, 3.0, 12, dtype=np.float32)
+
+    def model(x: Any) -> None:
+        with lib.plate("data", len(x)):
+            lib.sample("x", dist.Normal(lib.param("m", array(0.5)), 1.0), obs=x)
+
+    options: dict[str, Any] = {"learning_rate": 1e-9, "progress": False, "backend": backend}
+    whole = infer.fit(model, None, x, steps=1, **options).losses[0]
+    if kind == "list":
+        losses = infer.fit(model, None, [x[i : i + 1] for i in range(12)], steps=12, **options).losses
+    else:
+        losses = infer.fit(model, None, x, batch_size=1, steps=12, **options).losses
+    np.testing.assert_allclose(losses.mean(), whole, rtol=1e-5)
