@@ -80,11 +80,42 @@ def check_match(sites: Mapping[Term, Site]) -> None:
                     f"site '{name}' ({site.distribution}): expected a latent of the model; the model observes it. "
                     "Remove it from the guide."
                 )
+            proposed, expected = _whole_shape(site), _whole_shape(sites["model", name])
+            if proposed != expected:
+                raise ProgramError(
+                    f"site '{name}' ({site.distribution}): expected a proposal of the shape it has in the model, {expected}; got "
+                    f"{proposed}. Give both the same plates and sizes."
+                )
         if role == "model" and not site.observed and ("guide", name) not in sites and not is_summed(site, sites):
             kind = "a discrete latent" if site.support != "real" else "a latent"
             raise ProgramError(
                 f"site '{name}' ({site.distribution}): expected {kind} to be in the guide too; got it in the model only. "
                 f"Add a site '{name}' to the guide, or observe it in the model."
+            )
+
+
+def _whole_shape(site: Site) -> Shape:
+    """Batch and event together, leading ones aside: an element may stand in a plate here and in an event there."""
+    shape = tuple(site.batch_shape) + tuple(site.event_shape)
+    return shape[next((i for i, size in enumerate(shape) if size != 1), len(shape)) :]
+
+
+def check_proposal(where: str, values: Iterable[tuple[np.ndarray, np.ndarray]], support: str) -> None:
+    """Raise unless what the guide draws lies in the model's support; the bound is minus infinity elsewhere.
+
+    Args:
+        where: the site in the model.
+        values: (draw of the guide's, which elements are inside).
+        support: of the model's distribution.
+    """
+    for value, inside in values:
+        outside = ~np.asarray(inside, dtype=bool)
+        if outside.any():
+            index = tuple(int(i) for i in np.argwhere(outside)[0])
+            example = value[index] if value.shape[: outside.ndim] == outside.shape else value
+            raise ProgramError(
+                f"{where}: expected proposals in the model's support, {support}; got {example!r} from the guide. "
+                "Propose from a distribution with that support, or transform the value."
             )
 
 

@@ -51,6 +51,7 @@ def read(program: Program, batch: Batch) -> Facts:
     sites: dict[Term, Site] = {}
     more: dict[str, list[np.ndarray]] = {}
     spaces: dict[str, Any] = {}
+    priors: dict[str, Any] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -62,6 +63,8 @@ def read(program: Program, batch: Batch) -> Facts:
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
             spaces[site.name] = unconstrained(msg["fn"])
             more[site.name] = [np.array(other) for other in found]
+        elif role == "model" and site.name in more:
+            priors[site.name] = unmasked(msg["fn"])
 
     with numpyro.validation_enabled(True):
         run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
@@ -69,6 +72,11 @@ def read(program: Program, batch: Batch) -> Facts:
     program.open = False
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
+    for name, prior in priors.items():
+        some = more[name] if sites["guide", name].support == "finite" else more[name][:2]
+        drawn = [np.asarray(run.values[name]), *some]
+        inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
+        checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     poles: dict[str, str] = {}
     reached, eager = _reaches(program, batch, run, sites, poles)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -142,6 +143,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
     sites: dict[Term, Site] = {}
     values: dict[str, tuple[Tensor, list[Tensor]]] = {}
     spaces: dict[str, Any] = {}
+    priors: dict[str, Any] = {}
     labelled: dict[str, Tensor] = {}
     with Tracker() as tracker:
 
@@ -157,11 +159,20 @@ def _follow(program: Program, batch: Batch) -> Facts:
                 values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
                 spaces[site.name] = unconstrained(msg["fn"])
                 msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
+            elif role == "model" and site.name in values:
+                priors[site.name] = unmasked(msg["fn"])
 
         run = program.run(batch, observer=look, param=param)
         eager = next((where for sources, where in tracker.escapes if sources), None)
         escaped = {source for sources, _ in tracker.escapes for source in sources}
     checks.check_match(sites)
+    for name, prior in priors.items():
+        where, drawn = (
+            f"site '{name}' ({_kind(prior)})",
+            [value.detach() for value in _draws(sites, name, *values[name])],
+        )
+        inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
+        checks.check_proposal(where, inside, str(prior.support))
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     facts = with_jumps(
         Facts(sites, tuple(program.params), mixes, eager),
@@ -173,6 +184,11 @@ def _follow(program: Program, batch: Batch) -> Facts:
     )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
+
+
+def _draws(sites: Mapping[Term, Site], name: str, value: Tensor, more: list[Tensor]) -> list[Tensor]:
+    """What the guide may draw: of a finite support every value, else a few draws."""
+    return [value, *(more if sites["guide", name].support == "finite" else more[:2])]
 
 
 def _leaf(value: Tensor, site: Site) -> Tensor:
