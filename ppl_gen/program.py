@@ -140,6 +140,8 @@ class Facts:
         eager: why the program cannot be captured (a Python branch on a latent, ...); None where it can.
         relaxable: binary latents along whose value, taken as a real number, every cost is differentiable.
         summed: how finite sites of the model alone are summed out, and the facts before: see `ppl_gen.sums`.
+        noise: where the program draws random numbers of its own (dropout), in no sample statement; None if nowhere.
+        noise_shared: whether the values that are tried in one step share that noise.
     """
 
     sites: Mapping[Term, Site]
@@ -148,6 +150,8 @@ class Facts:
     eager: str | None = None
     relaxable: frozenset[str] = frozenset()
     summed: Any = None
+    noise: str | None = None
+    noise_shared: bool = False
 
     def latents(self) -> Iterable[Site]:
         """The guide's random choices, in order."""
@@ -224,6 +228,7 @@ class Run:
         factors: term -> plate -> what the plate multiplies the term by (rows left out, in a batch or a subsample).
         records: every sample and deterministic site of the model -> value.
         buffers: state the program itself carries from run to run (running averages of a network).
+        noise: whether the program asked for random numbers of its own.
         shown: observed site -> its value in the data, where the run drew another.
         trials: digits -> the run on other values of the sites that are enumerated; see `ppl_gen.trials`.
     """
@@ -238,6 +243,7 @@ class Run:
     factors: dict[Term, dict[str, float]] = field(default_factory=dict)
     records: dict[str, object] = field(default_factory=dict)
     buffers: dict[str, object] = field(default_factory=dict)
+    noise: bool = False
     shown: dict[str, object] = field(default_factory=dict)
     trials: dict[tuple[int, ...], Run] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -15,12 +16,18 @@ import torch
 from pyro.distributions import transforms
 
 from ppl_gen import infer
-from ppl_gen.estimators import Pathwise, Score
+from ppl_gen.errors import ProgramError
+from ppl_gen.estimators import Arm, DisArm, MeasureValued, Pathwise, Score
+
+
+def tools(backend: str) -> tuple[Any, Any, Any]:
+    """A library, its distributions and its arrays."""
+    return (pyro, pd, torch.tensor) if backend == "torch" else (numpyro, nd, jnp.array)
 
 
 def coin_plan(likelihood: Any, data: Any, backend: str) -> Any:
     """The plan's row of a binary latent before a likelihood that is made from it."""
-    lib, dist, array = (pyro, pd, torch.tensor) if backend == "torch" else (numpyro, nd, jnp.array)
+    lib, dist, array = tools(backend)
 
     def model(x: Any) -> None:
         lib.sample("x", likelihood(lib.sample("b", dist.Bernoulli(0.4)) * 1.0), obs=x)
@@ -112,7 +119,7 @@ def test_a_function_of_torch_that_jumps_is_not_followed(function: Any, expected:
 @pytest.mark.parametrize("kind", ["batch_size", "list"])
 def test_batches_of_one_row_stand_for_all_rows(kind: str, backend: str) -> None:
     """The mean loss over one pass is that of all rows, as no parameter moves."""
-    lib, dist, array = (pyro, pd, torch.tensor) if backend == "torch" else (numpyro, nd, jnp.array)
+    lib, dist, array = tools(backend)
     x = np.linspace(-1.0, 3.0, 12, dtype=np.float32)
 
     def model(x: Any) -> None:
@@ -126,3 +133,113 @@ def test_batches_of_one_row_stand_for_all_rows(kind: str, backend: str) -> None:
     else:
         losses = infer.fit(model, None, x, batch_size=1, steps=12, **options).losses
     np.testing.assert_allclose(losses.mean(), whole, rtol=1e-5)
+
+
+# -- noise of the program's own ------------------------------------------------------------------------------------------
+
+
+def coin_with_dropout(backend: str) -> tuple[Any, Any]:
+    """A binary latent whose log-odds half of the runs leave out."""
+    lib, dist, array = tools(backend)
+
+    def model(x: Any) -> None:
+        lib.sample("x", dist.Normal(lib.sample("b", dist.Bernoulli(0.4)) * 1.0, 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        kept = torch.rand(()) < 0.5 if backend == "torch" else jax.random.uniform(numpyro.prng_key()) < 0.5
+        lib.sample("b", dist.Bernoulli(logits=lib.param("q", array(1.3)) * kept))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("estimator", [DisArm(), Arm(), MeasureValued()])
+def test_runs_are_not_compared_under_different_noise(estimator: Any, backend: str) -> None:
+    program = (*coin_with_dropout(backend), np.float32(0.7))
+    assert isinstance(infer.plan(*program, backend=backend)["b"].estimator, Score)
+    with pytest.raises(ProgramError, match=r"site 'b'.*random numbers of its own"):
+        infer.plan(*program, backend=backend, estimators={"b": estimator})
+
+
+def test_a_site_is_not_summed_out_under_different_noise() -> None:
+    def model(x: Any) -> None:
+        z = pyro.sample("z", pd.Bernoulli(0.4))
+        pyro.sample("x", pd.Normal(z * torch.nn.functional.dropout(torch.ones(()), 0.5), 1.0), obs=x)
+
+    with pytest.raises(ProgramError, match=r"site 'z'.*same noise.*test_hidden_ways.py"):
+        infer.plan(model, lambda x: None, torch.tensor(0.7))
+
+
+def test_drawing_from_distributions_is_no_noise_of_the_programs_own(backend: str) -> None:
+    lib, dist, array = tools(backend)
+
+    def model(x: Any) -> None:
+        scale = lib.sample("scale", dist.Gamma(2.0, 2.0))
+        with lib.plate("data", len(x), subsample_size=2) as rows:
+            lib.sample("x", dist.Normal(lib.sample("b", dist.Bernoulli(0.4)) * 1.0, scale), obs=x[rows])
+
+    def guide(x: Any) -> None:
+        lib.sample("scale", dist.Gamma(lib.param("a", array(2.0)), 2.0))
+        with lib.plate("data", len(x), subsample_size=2):
+            lib.sample("b", dist.Bernoulli(logits=lib.param("q", array(0.3))))
+
+    assert infer.plan(model, guide, np.ones(4, np.float32), backend=backend).facts.noise is None
+
+
+# -- guides that do not fit the model ------------------------------------------------------------------------------------
+
+
+def test_a_proposal_has_the_models_shape_and_support(backend: str) -> None:
+    lib, dist, array = tools(backend)
+
+    def plan(prior: Any, proposal: Any) -> Any:
+        def model(x: Any) -> None:
+            lib.sample("x", dist.Normal(lib.sample("z", prior()).sum(), 1.0), obs=x)
+
+        return infer.plan(
+            model, lambda x: lib.sample("z", proposal(lib.param("m", array(0.5)))), np.float32(0.7), backend=backend
+        )
+
+    with pytest.raises(
+        ProgramError, match=r"site 'z' \(Normal\): expected a proposal of the shape .* \(3,\); got \(\)"
+    ):
+        plan(lambda: dist.Normal(0.0, 1.0).expand([3]).to_event(1), lambda m: dist.Normal(m, 1.0))
+    with pytest.raises(ProgramError, match=r"site 'z' \(Exponential\): expected proposals in the model's support"):
+        plan(lambda: dist.Exponential(1.0), lambda m: dist.Normal(m, 1.0))
+    with pytest.raises(ProgramError, match=r"site 'z' \(Bernoulli\): expected proposals in the model's support"):
+        plan(lambda: dist.Bernoulli(0.4), lambda m: dist.Poisson(m + 20.0))
+
+
+def test_a_parameter_that_a_handler_gives_is_not_learned(backend: str) -> None:
+    """The mean of the likelihood is given as 2; only the one that is left is a parameter."""
+    lib, dist, array = tools(backend)
+
+    def plain(x: Any) -> None:
+        lib.sample("x", dist.Normal(lib.param("given", array(0.0)) + lib.param("left", array(0.5)), 1.0), obs=x)
+
+    substitute: Any = pyro.poutine.substitute if backend == "torch" else numpyro.handlers.substitute
+    model = substitute(plain, data={"given": array(2.0)})
+    draws = infer.gradient(model, None, np.float32(1.0), backend=backend, num_samples=2)
+    assert set(draws) == {"left"}
+    np.testing.assert_allclose(draws["left"], 1.5)
+
+
+def test_a_rejection_samplers_draw_is_not_followed() -> None:
+    """Its sampler passes a part of the gradient only."""
+
+    class Upper(pd.Rejector):
+        support = pd.constraints.real
+
+        def __init__(self, loc: Any) -> None:
+            self.loc = loc
+            super().__init__(pd.Normal(loc, 1.0), lambda z: torch.nn.functional.logsigmoid(3 * z), -torch.ones(()))
+
+        def expand(self, shape: Any, _instance: Any = None) -> Any:
+            return self
+
+    def model(x: Any) -> None:
+        pyro.sample("x", pd.Normal(pyro.sample("z", pd.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("z", Upper(pyro.param("m", torch.tensor(0.2))))
+
+    assert isinstance(infer.plan(model, guide, torch.tensor(0.7))["z"].estimator, Score)

@@ -170,6 +170,15 @@ def refuse_meeting(site: Site, facts: Facts) -> str | None:
     return None
 
 
+def refuse_own_noise(facts: Facts) -> str | None:
+    """Runs that are held against one another must share all noise but what is compared; dropout does not."""
+    return (
+        f"it compares runs of the program, which draws random numbers of its own at {facts.noise}"
+        if facts.noise
+        else None
+    )
+
+
 def refuse_moving_support(site: Site) -> str | None:
     """The score function is wrong where the boundary of the support moves with what is learned.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View
+from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_own_noise
 from ppl_gen.estimators.sticks import antithetic, refuse_not_stick, sticks
 from ppl_gen.program import Facts, Site
 
@@ -27,7 +27,7 @@ class DisArm(Estimator):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
-        return refuse_not_stick(site)
+        return refuse_own_noise(facts) or refuse_not_stick(site)
 
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_meeting
+from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_meeting, refuse_own_noise
 from ppl_gen.program import Facts, Run, Site
 
 
@@ -37,6 +37,8 @@ class MeasureValued(Estimator):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
+        if facts.noise:
+            return refuse_own_noise(facts)
         if site.distribution not in _RULES:
             return f"no measure-valued derivative of {site.distribution} is known here"
         if site.moving:

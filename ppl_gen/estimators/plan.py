@@ -163,6 +163,12 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *_kinks(facts), *notes),
     )
     _check_enumeration(plan.enumeration)
+    tried = [*plan.enumeration.sites, *(site.name for site in (facts.summed[0].sites if facts.summed else ()))]
+    if facts.noise and not facts.noise_shared and (len(plan.enumeration.sites) > 1 or facts.summed):
+        raise ProgramError(
+            f"site '{next(iter(tried), '')}': expected values that are tried under the same noise; got a program that draws random "
+            f"numbers of its own at {facts.noise}. Draw them in a sample statement, switch dropout off, or use Score()."
+        )
     return plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ppl_gen.estimators.base import Array
+from ppl_gen.estimators.base import Array, refuse_own_noise
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
@@ -46,6 +46,8 @@ class ImportanceWeighted(Weighted):
                 f"site '{rough[0]}' is not pathwise, so that its log q has no second path. "
                 "Leave doubly_reparametrized out"
             )
+        if self.doubly_reparametrized and plan.facts.noise:
+            return f"{refuse_own_noise(plan.facts)}. Leave doubly_reparametrized out"
         return super().refusal(plan)
 
     def live(self, particles: Particles, value: Array) -> Array:

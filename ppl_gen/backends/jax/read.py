@@ -87,7 +87,8 @@ def read(program: Program, batch: Batch) -> Facts:
         program.run(program.params, program.buffers, again, batch, observer=observer)
         checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
-    facts = Facts(reached, tuple(program.params), mixes, eager, relaxable)
+    noise = "numpyro.prng_key()" if run.noise else None
+    facts = Facts(reached, tuple(program.params), mixes, eager, relaxable, noise=noise, noise_shared=True)
     return with_jumps(
         facts,
         {} if eager else poles,

@@ -61,13 +61,17 @@ class Recorder(Messenger):
     def __post_init__(self) -> None:
         super().__init__()
         self._sizes: dict[str, int] = {}  # plate -> its full size
+        self._given: set[str] = set()  # parameters that a handler of the user's gave a value
         self._flow = ""  # the control flow that sites last came out of
 
     def process_message(self, msg: Any) -> None:
         """Supply parameters, buffers and replayed values."""
         name = msg.get("name")
         if msg["type"] == "param":
-            msg["value"] = self.params.value(name)
+            if msg["value"] is None:
+                msg["value"] = self.params.value(name)
+            else:  # a handler of the user's has given it
+                self._given.add(name)
         elif msg["type"] == "mutable":
             msg["value"] = self.run.buffers.setdefault(name, _copy(self.buffers.get(name, msg["args"][0])))
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
@@ -88,12 +92,15 @@ class Recorder(Messenger):
     def postprocess_message(self, msg: Any) -> None:
         """Note what the statement did."""
         name = msg.get("name")
-        if msg["type"] == "param" and msg["value"] is not None:
-            msg["value"] = self.params.meet(msg)
+        if msg["type"] == "param":
+            if msg["value"] is not None and name not in self._given:
+                msg["value"] = self.params.meet(msg)
         elif msg["type"] == "plate":
             self._sizes[name] = msg["args"][0]
             if msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
                 self.run.values[PLATE + name] = msg["value"]
+        elif msg["type"] == "prng_key":
+            self.run.noise = True
         elif msg["type"] == "deterministic":
             self.run.records[name] = msg["value"]
         elif msg["type"] == "sample":

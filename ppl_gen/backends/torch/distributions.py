@@ -90,6 +90,13 @@ def named(distribution: Any) -> Any:
     return core
 
 
+def is_reparametrized(distribution: Any) -> bool:
+    """Whether the distribution's own sampler passes the whole gradient; a rejection sampler's passes a part (Naesseth 2017)."""
+    core = named(distribution)
+    partial = isinstance(core, dist.Rejector) or "StraightThrough" in type(core).__name__
+    return bool(distribution.has_rsample) and not partial
+
+
 def log_masses(distribution: Any) -> Tensor:
     """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
     core = named(distribution)

@@ -100,12 +100,14 @@ class Tracker:
 
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
+        noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
         poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
     """
 
     def __init__(self) -> None:
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.poles: dict[str, str] = {}
+        self.noise: str | None = None
         self._escaped: Reach = {}
         self._live: set[str] = set()  # sources that require gradients
         self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
@@ -194,6 +196,8 @@ class Tracker:
         if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
             self._apart |= set(map(id, out))
             self._alive += out
+        if self.noise is None and torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling():
+            self.noise = _where(func)
         buffers = _running_statistics(name, args)
         inputs = [t for t in _tensors((args, kwargs)) if not any(t is buffer for buffer in buffers)]
         index = merge(*map(self._of, self._subscript))
@@ -416,6 +420,11 @@ def _where(func: Any) -> str:
     if not isinstance(func, str):
         func = _name(func) if _is_operator(func) else (resolve_name(func) or func.__name__)
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}: {func.removeprefix('torch.')}"
+
+
+def _is_sampling() -> bool:
+    """Whether a distribution, the user's own or a plate's, is drawn from."""
+    return any(f.f_code.co_name in ("sample", "rsample", "rsample_with_shape", "_sample_n") for f in _frames())
 
 
 def _is_checking() -> bool:

@@ -20,6 +20,7 @@ from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
     features,
     held_tensors,
+    is_reparametrized,
     num_values,
     others,
     support,
@@ -175,7 +176,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         checks.check_proposal(where, inside, str(prior.support))
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     facts = with_jumps(
-        Facts(sites, tuple(program.params), mixes, eager),
+        Facts(sites, tuple(program.params), mixes, eager, noise=tracker.noise),
         tracker.poles,
         lambda name: [
             free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
@@ -219,7 +220,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
-        reparametrized=bool(fn.has_rsample) and "StraightThrough" not in _kind(fn),
+        reparametrized=is_reparametrized(fn),
         plates=plates,
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),

@@ -71,7 +71,8 @@ class Recorder(Messenger):
         super().__init__()
 
     def _pyro_param(self, msg: Any) -> None:
-        msg["value"], msg["done"] = self.param(msg), True
+        if msg["value"] is None:  # no handler of the user's has given it
+            msg["value"], msg["done"] = self.param(msg), True
 
     def _pyro_sample(self, msg: Any) -> None:
         name = PLATE + msg["name"] if isinstance(msg["fn"], _Subsample) else msg["name"]
