@@ -243,3 +243,43 @@ def test_a_rejection_samplers_draw_is_not_followed() -> None:
         pyro.sample("z", Upper(pyro.param("m", torch.tensor(0.2))))
 
     assert isinstance(infer.plan(model, guide, torch.tensor(0.7))["z"].estimator, Score)
+
+
+def test_a_parameter_that_decides_a_draw_of_its_own_is_refused() -> None:
+    """It reaches a second site smoothly, which alone would give it a gradient, but not the whole one."""
+
+    def model(x: Any) -> None:
+        t = pyro.param("t", torch.tensor(0.4))
+        pyro.sample("x", pd.Normal(torch.bernoulli(torch.sigmoid(t)), 1.0), obs=x)
+        pyro.sample("y", pd.Normal(t, 1.0), obs=x)
+
+    with pytest.raises(
+        ProgramError, match=r"param 't'.*sample statement.*test_hidden_ways.py:\d+: bernoulli.*site 'x'"
+    ):
+        infer.plan(model, None, torch.tensor(0.7))
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize(("step", "expected"), [(True, Score), (False, Pathwise)])
+def test_a_prior_that_ends_inside_its_support_is_scored(step: bool, expected: type, backend: str) -> None:
+    """A mixture jumps where one of its parts ends: two uniforms, a normal and a half-normal."""
+    lib, dist, array = tools(backend)
+    weights = dist.Categorical(array([0.5, 0.5]))
+
+    def prior() -> Any:
+        if not step:
+            return dist.MixtureSameFamily(weights, dist.Normal(array([0.0, 1.0]), 1.0))
+        if backend == "torch":
+            return pd.MixtureSameFamily(weights, pd.Uniform(torch.zeros(2), torch.tensor([1.0, 2.0])))
+        return nd.MixtureGeneral(weights, [nd.Normal(0.0, 1.0), nd.HalfNormal(1.0)], support=nd.constraints.real)
+
+    def model(x: Any) -> None:
+        lib.sample("x", dist.Normal(lib.sample("z", prior()), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        part = dist.Normal(lib.param("m", array(0.2)), 1.0)
+        squeeze = [pd.transforms.SigmoidTransform(), pd.transforms.AffineTransform(0.0, 2.0)]
+        lib.sample("z", pd.TransformedDistribution(part, squeeze) if step and backend == "torch" else part)
+
+    row = infer.plan(model, guide, np.float32(0.7), backend=backend)["z"]
+    assert isinstance(row.estimator, expected), row.reason

@@ -12,6 +12,7 @@ from ppl_gen.program import Facts, Path, Site, Term
 from ppl_gen.sums import is_summed
 
 Shape = tuple[int, ...]
+SAMPLERS = ("bernoulli", "normal", "poisson", "binomial", "multinomial", "_standard_gamma", "_sample_dirichlet")
 
 
 def check_plates(
@@ -133,6 +134,12 @@ def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[s
     reached: dict[str, Path] = {}
     for site in facts.sites.values():
         for source, path in site.reach.items():
+            if source.startswith(prefix) and path.jump and path.jump.rsplit(": ", 1)[-1] in SAMPLERS:
+                raise ProgramError(
+                    f"param '{source.removeprefix(prefix)}': expected every draw that it decides to be a sample statement; got one "
+                    f"at {path.jump}, which site '{site.name}' depends on, and through which no gradient comes. Draw it with "
+                    "sample, or by rsample."
+                )
             if source not in reached or path.jump is None:
                 reached[source] = path
     idle = []

@@ -52,6 +52,7 @@ def read(program: Program, batch: Batch) -> Facts:
     more: dict[str, list[np.ndarray]] = {}
     spaces: dict[str, Any] = {}
     priors: dict[str, Any] = {}
+    poles: dict[str, str] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -65,6 +66,8 @@ def read(program: Program, batch: Batch) -> Facts:
             more[site.name] = [np.array(other) for other in found]
         elif role == "model" and site.name in more:
             priors[site.name] = unmasked(msg["fn"])
+            if "Mixture" in site.distribution:  # whose components may end inside its support
+                poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
     with numpyro.validation_enabled(True):
         run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
@@ -77,7 +80,6 @@ def read(program: Program, batch: Batch) -> Facts:
         drawn = [np.asarray(run.values[name]), *some]
         inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
-    poles: dict[str, str] = {}
     reached, eager = _reaches(program, batch, run, sites, poles)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     for number in range(MORE_RUNS if eager else 0):

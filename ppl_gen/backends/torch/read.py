@@ -162,6 +162,9 @@ def _follow(program: Program, batch: Batch) -> Facts:
                 msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
             elif role == "model" and site.name in values:
                 priors[site.name] = unmasked(msg["fn"])
+                if "Mixture" in site.distribution:  # whose components may end inside its support
+                    del priors[site.name]  # torch's own check asks for all components' supports
+                    tracker.poles.setdefault(site.name, f"the density of site '{site.name}' ({site.distribution})")
 
         run = program.run(batch, observer=look, param=param)
         eager = next((where for sources, where in tracker.escapes if sources), None)
