@@ -283,3 +283,18 @@ def test_a_prior_that_ends_inside_its_support_is_scored(step: bool, expected: ty
 
     row = infer.plan(model, guide, np.float32(0.7), backend=backend)["z"]
     assert isinstance(row.estimator, expected), row.reason
+
+
+def test_the_automatic_guide_is_refused_where_the_model_masks_a_latent(backend: str) -> None:
+    """It would count where the prior does not, and its entropy grows without end."""
+    lib, dist, array = tools(backend)
+    mask = pyro.poutine.mask if backend == "torch" else numpyro.handlers.mask
+
+    def model(x: Any, seen: Any) -> None:
+        with lib.plate("data", len(x)), mask(mask=seen):
+            z = lib.sample("z", dist.Normal(lib.param("m", array(0.5)), 1.0))
+            lib.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    data = np.array([1.0, 2.0], np.float32), np.array([True, False])
+    with pytest.raises(ProgramError, match=r"site 'z': expected the automatic guide.*masks it too"):
+        infer.fit(model, None, data, steps=2, backend=backend, progress=False)

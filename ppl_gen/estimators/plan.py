@@ -207,11 +207,15 @@ def _kinks(facts: Facts) -> list[str]:
 
 
 def _lone_masks(facts: Facts) -> list[str]:
-    """Latents whose prior does not count everywhere that their proposal does; the ELBO is no bound then."""
-    lone = [s.name for s in facts.latents() if ("model", s.name) in facts.sites and not s.masked]
+    """What to say of latents whose prior does not count everywhere that their proposal does."""
     return [
         f"site '{name}': the model masks it and the guide does not, so where it is masked its entropy counts with no prior "
         "beside it, and the loss is no bound; mask it in the guide too"
-        for name in lone
-        if facts.sites["model", name].masked
+        for name in lone_masks(facts)
     ]
+
+
+def lone_masks(facts: Facts) -> list[str]:
+    """Latents whose prior does not count everywhere that their proposal does; the ELBO is no bound then."""
+    own = [site.name for site in facts.latents() if ("model", site.name) in facts.sites and not site.masked]
+    return [name for name in own if facts.sites["model", name].masked]

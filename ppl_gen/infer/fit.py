@@ -12,6 +12,7 @@ import numpy as np
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
+from ppl_gen.estimators.plan import lone_masks
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
 from ppl_gen.infer.automatic import automatic, beside_rows, converter, followers, length, resized
@@ -233,6 +234,7 @@ def _open(
     first, other = source.first(), resized(source)
     if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
         first, other = _indexed(first), other and _indexed(other)
+    alone = guide is None
     if guide is None:  # one that holds every latent, so that the fit has a posterior of each
         guide = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)[-1]
         if isinstance(source, Stream) and knows_rows(guide):
@@ -242,6 +244,12 @@ def _open(
             )
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
     prepared = prepare(model, guide, first, backend=module, **options)
+    lone = lone_masks(prepared.plan.facts) if alone else []
+    if lone:
+        raise ProgramError(
+            f"site '{lone[0]}': expected the automatic guide to count wherever the prior does; the model masks this latent and the "
+            "guide cannot know where, so that the loss would be no bound. Write a guide that masks it too."
+        )
     with prepared.session():
         following, _ = followers(module, prepared.program, first, other)
         beside = beside_rows(module, prepared.program, first, other) if first.scale != 1.0 else set()
