@@ -109,6 +109,11 @@ class Site:
     marked: bool = False
 
     @property
+    def learns(self) -> bool:
+        """Whether a parameter reaches the density without a choice in between."""
+        return any(source.startswith(PARAM) for source in self.reach)
+
+    @property
     def is_point(self) -> bool:
         """Whether all mass lies on one value, which what is before it decides."""
         return self.distribution == "Delta"

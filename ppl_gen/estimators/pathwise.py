@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_gen.estimators.base import Estimator
-from ppl_gen.program import PARAM, Facts, Site
+from ppl_gen.program import Facts, Site
 
 
 class Pathwise(Estimator):
@@ -29,7 +29,7 @@ class Pathwise(Estimator):
             return "its values are discrete, so no gradient passes through them"
         if not site.reparametrized:
             return f"{site.distribution} has no reparametrized sampler"
-        if site.is_point and not any(source.startswith(PARAM) for source in site.reach):
+        if site.is_point and not site.learns:
             return None  # whatever its value decides is decided by the choices before it
         jump = facts.jump(site.name)
         return f"the cost jumps with its value at {jump}" if jump else None

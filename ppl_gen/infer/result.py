@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.guides import MeanField
@@ -122,7 +123,7 @@ class Fit:
         return {name: np.stack([run["records"][name] for run in runs]) for name in runs[0]["records"]}
 
     def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: int = 0) -> LogProb:
-        """Log-likelihood in nats, one value per row where all latents lie in the plate of the data, else one.
+        """Log-likelihood in nats, one value per row where all latents lie in the plate of the data and stay there, else one.
 
         Without latents it is exact. With latents it is the importance-weighted estimate of `num_samples` draws from
         the guide, whose mean is a lower bound (eq. 20.79). An order-agnostic model gives the exact log-likelihood of
@@ -133,12 +134,21 @@ class Fit:
             num_samples: draws from the guide.
             orders: orders of the ensemble.
             seed: of draws and orders.
+
+        Raises:
+            ProgramError: the guide holds a latent at one learned point, from which no likelihood follows.
         """
         if self._answers_queries:
             from ppl_gen.infer.query import ensemble_log_prob
 
             values, _ = ensemble_log_prob(self._network(), self._model.prepare(data), orders, seed)
             return LogProb(values, np.zeros_like(values), "exact")
+        for site in self.plan.facts.latents():
+            if site.is_point and site.learns:
+                raise ProgramError(
+                    f"site '{site.name}' (Delta): expected a guide that spreads over the latent's values; got a point, whose "
+                    "density says nothing of the others. Use a guide such as AutoNormal."
+                )
         batch = self._batch(data)
         rows = self._row_dims()
         if not len(self.plan):
@@ -157,8 +167,10 @@ class Fit:
         return bool(self._prepared.program.row_plates) and self._row_dims() is not None
 
     def _row_dims(self) -> dict[tuple[str, str], int] | None:
-        """The dimension of each term along the data rows; None where a term or latent lies outside."""
+        """The dimension of each term along the data rows; None where a term or latent lies outside, or rows mix."""
         plates = self._prepared.program.row_plates or ()
+        if any(plate in plates for _, _, plate in self.plan.facts.mixes):
+            return None
         dims = {}
         for term, site in self.plan.facts.sites.items():
             inside = [dim for plate, dim in site.plates.items() if plate in plates]
