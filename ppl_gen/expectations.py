@@ -112,10 +112,16 @@ class Means:
         mean = self._table(names, lambda digits: self.costs[digits][term])
         if names:
             weight = self._on(plates, names, self._probabilities(names))
-            mean = xp.sum(weight * mean, axis=tuple(range(len(names))))
+            mean = xp.sum(self._weighted(weight, mean), axis=tuple(range(len(names))))
         for name in self.plan.joint:  # the same in all these runs; terms it does not move get weights that sum to one
-            mean = mean * self._on(plates, (name,), self._table((), self._probability(name)))
+            mean = self._weighted(self._on(plates, (name,), self._table((), self._probability(name))), mean)
         return mean
+
+    def _weighted(self, weight: Array, values: Array) -> Array:
+        """Their product; nothing where a value has no probability and is worth minus infinity, as its own log q is."""
+        xp = self.xp
+        never = (weight == 0) & ~xp.isfinite(values)
+        return weight * xp.where(never, xp.zeros_like(values), values)
 
     def _probabilities(self, names: tuple[str, ...]) -> Array:
         """Joint probabilities of some sites' values, (values of each, ..., batch dimensions)."""

@@ -18,7 +18,7 @@ from scipy.stats import multivariate_normal
 
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators import Arm, DisArm, MeasureValued, Pathwise, Score
+from ppl_gen.estimators import Arm, DisArm, Enumerate, MeasureValued, Pathwise, Score
 
 
 def tools(backend: str) -> tuple[Any, Any, Any]:
@@ -338,3 +338,20 @@ def test_rows_that_mix_have_one_likelihood_together(backend: str) -> None:
     exact = multivariate_normal(np.zeros(3), 4 * centre @ centre.T + 0.25 * np.eye(3)).logpdf(x)
     assert found.value.shape == () and found.kind == "lower_bound"
     assert float(found.value) < exact + 4 * float(found.standard_error)
+
+
+def test_a_value_of_no_probability_may_be_enumerated() -> None:
+    """A masked action has log-odds of minus infinity; the others' exact gradient is that of two values."""
+
+    def model(x: Any) -> None:
+        k = pyro.sample("k", pd.Categorical(torch.tensor([0.2, 0.5, 0.3])))
+        pyro.sample("x", pd.Normal(k * 1.0, 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        logits = pyro.param("q", torch.tensor([0.3, -0.2]))
+        pyro.sample("k", pd.Categorical(logits=torch.cat([logits, torch.tensor([-torch.inf])])))
+
+    draws = infer.gradient(model, guide, np.float32(0.7), backend="torch", estimators={"k": Enumerate()}, num_samples=2)
+    q = 1 / (1 + np.exp(-0.5))
+    gain = np.log(0.2 / 0.5) - (0.7**2 - 0.3**2) / 2 - np.log(q / (1 - q))
+    np.testing.assert_allclose(draws["q"][0], [-q * (1 - q) * gain, q * (1 - q) * gain], rtol=1e-5)
