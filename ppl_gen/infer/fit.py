@@ -276,8 +276,9 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     """
     if first.scale == 1.0:
         return following
-    sites = prepared.plan.facts.sites
-    latents = [site.name for site in prepared.plan.facts.latents()]
+    facts = prepared.plan.facts
+    sites = (facts.summed[1] if facts.summed else facts).sites  # what is summed out stands in its place
+    latents = [site.name for site in facts.latents()]
     if not following and not latents:
         factors = [site.name for site in sites.values() if site.distribution in FACTORS and not site.plates]
         if not factors or len(sites) == 1:

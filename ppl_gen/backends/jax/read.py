@@ -80,16 +80,17 @@ def read(program: Program, batch: Batch) -> Facts:
         drawn = [np.asarray(run.values[name]), *some]
         inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
-    reached, eager = _reaches(program, batch, run, sites, poles)
+    runs: list[Run] = []  # all but the first, in which networks draw their weights
+    reached, eager = _reaches(program, batch, run, sites, poles, runs)
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
         observer = partial(_note, found)
-        program.run(program.params, program.buffers, again, batch, observer=observer)
+        runs.append(program.run(program.params, program.buffers, again, batch, observer=observer))
         checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
-    noise = "numpyro.prng_key()" if run.noise else None
+    noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
     facts = Facts(reached, tuple(program.params), mixes, eager, relaxable, noise=noise, noise_shared=True)
     return with_jumps(
         facts,
@@ -210,12 +211,12 @@ def _num_features(fn: Any) -> int | None:
 
 
 def _reaches(
-    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str]
+    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str], runs: list[Run]
 ) -> tuple[dict[Term, Site], str | None]:
     """The same sites with what reaches them; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     try:
-        return _traced(program, batch, run, sites, latents, poles), None
+        return _traced(program, batch, run, sites, latents, poles, runs), None
     except OPAQUE as error:
         return _anything_goes(program, sites), _user_line(error)
 
@@ -227,8 +228,9 @@ def _traced(
     sites: dict[Term, Site],
     latents: dict[str, Array],
     poles: dict[str, str] | None = None,
+    runs: list[Run] | None = None,
 ) -> dict[Term, Site]:
-    """The same sites with what reaches them, the latents having these values; `poles` as for `reach`."""
+    """The same sites with what reaches them, the latents having these values; `poles` as for `reach`, `runs` to be filled."""
     indices = {name: value for name, value in run.values.items() if name not in latents}
     layout: list[tuple[Term, bool]] = []
     behind: dict[int, str] = {}  # outputs that are held by functions, of which is not seen what they do
@@ -247,7 +249,9 @@ def _traced(
             outputs.extend([*found, *edge])
 
         key = jax.random.key(program.seed)
-        program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
+        done = program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
+        if runs is not None:
+            runs.append(done)
         return outputs
 
     jaxpr = jax.make_jaxpr(inside)(program.params, latents)
