@@ -246,17 +246,25 @@ def test_a_rejection_samplers_draw_is_not_followed() -> None:
     assert isinstance(infer.plan(model, guide, torch.tensor(0.7))["z"].estimator, Score)
 
 
-def test_a_parameter_that_decides_a_draw_of_its_own_is_refused() -> None:
+@pyro.poutine.block
+def hidden(t: Any) -> Any:
+    """A site that nobody sees."""
+    return pyro.sample("hidden", pd.Bernoulli(logits=t))
+
+
+DRAWS: list[Any] = [lambda t: torch.bernoulli(torch.sigmoid(t)), lambda t: pd.Normal(t, 1.0).sample(), hidden]
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=["bernoulli", "sample", "blocked site"])
+def test_a_parameter_that_decides_a_draw_of_its_own_is_refused(draw: Any) -> None:
     """It reaches a second site smoothly, which alone would give it a gradient, but not the whole one."""
 
     def model(x: Any) -> None:
         t = pyro.param("t", torch.tensor(0.4))
-        pyro.sample("x", pd.Normal(torch.bernoulli(torch.sigmoid(t)), 1.0), obs=x)
+        pyro.sample("x", pd.Normal(draw(t), 1.0), obs=x)
         pyro.sample("y", pd.Normal(t, 1.0), obs=x)
 
-    with pytest.raises(
-        ProgramError, match=r"param 't'.*sample statement.*test_hidden_ways.py:\d+: bernoulli.*site 'x'"
-    ):
+    with pytest.raises(ProgramError, match=r"param 't'.*sample statement.*test_hidden_ways.py:\d+: .*site 'x'"):
         infer.plan(model, None, torch.tensor(0.7))
 
 

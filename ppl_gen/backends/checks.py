@@ -12,7 +12,16 @@ from ppl_gen.program import Facts, Path, Site, Term
 from ppl_gen.sums import is_summed
 
 Shape = tuple[int, ...]
-SAMPLERS = ("bernoulli", "normal", "poisson", "binomial", "multinomial", "_standard_gamma", "_sample_dirichlet")
+SAMPLERS = (
+    "sample",
+    "bernoulli",
+    "normal",
+    "poisson",
+    "binomial",
+    "multinomial",
+    "_standard_gamma",
+    "_sample_dirichlet",
+)
 
 
 def check_plates(

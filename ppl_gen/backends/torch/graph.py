@@ -218,7 +218,8 @@ class Tracker:
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
         stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
         if stopped and not self._trusted:
-            reach = blocked(reach, where)
+            drawn = not torch.is_grad_enabled() and _is_sampling()
+            reach = blocked(reach, _where("sample") if drawn else where)
         written = _written(func, args, kwargs)
         for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
             self._write(tensor, reach if differentiable else blocked(reach, where), func)
