@@ -708,3 +708,16 @@ def test_a_fit_leaves_nothing_behind_on_jax(ending: str) -> None:
         else:
             assert len(infer.fit(model, data=Y, **options).losses) == 7
     assert armed == [True]
+
+
+def test_each_of_pyros_checks_is_left_as_it_was() -> None:
+    """They may differ from one another, which `pyro.validation_enabled` does not keep."""
+    with pyro.settings.context(validate_distributions_torch=False, validate_infer=True):
+        before = pyro.settings.get()
+        infer.fit(pyro_only, None, np.ones(3, np.float32), steps=1, progress=False, backend="torch")
+        assert pyro.settings.get() == before
+
+
+def pyro_only(x: Any) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", pyro.distributions.Normal(pyro.param("m", torch.tensor(0.0)), 1.0), obs=x)

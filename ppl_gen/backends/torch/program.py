@@ -7,7 +7,7 @@ import random
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Program:
         with ExitStack() as stack:
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
-            stack.enter_context(pyro.validation_enabled(False))
+            stack.enter_context(validation(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(language.use(dialect, self.seed))
             if self.device != "cpu":
@@ -277,6 +277,12 @@ def public_name(name: str) -> str:
     return name.replace("$$$", ".")
 
 
+def validation(on: bool) -> AbstractContextManager[None]:
+    """All of Pyro's checks on or off; afterwards each is as it was, which `pyro.validation_enabled` does not see to."""
+    names = ("distributions_pyro", "distributions_torch", "infer", "poutine")
+    return pyro.settings.context(**{f"validate_{name}": on for name in names})
+
+
 @contextmanager
 def _own_random_state(seed: int) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()
@@ -289,4 +295,4 @@ def _own_random_state(seed: int) -> Iterator[None]:
         random.setstate(python_state)
 
 
-__all__ = ["PLATE", "Program", "public_name"]
+__all__ = ["PLATE", "Program", "public_name", "validation"]

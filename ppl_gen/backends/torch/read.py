@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -29,7 +28,7 @@ from ppl_gen.backends.torch.distributions import (
     unmasked,
 )
 from ppl_gen.backends.torch.graph import Tracker
-from ppl_gen.backends.torch.program import Program
+from ppl_gen.backends.torch.program import Program, validation
 from ppl_gen.backends.torch.record import is_bookkeeping
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
@@ -45,7 +44,7 @@ def read(program: Program, batch: Batch) -> Facts:
         ProgramError: anything that would make training wrong; the message names the site.
     """
     state = torch.random.get_rng_state()
-    with program.discovering(), pyro.validation_enabled(True):
+    with program.discovering(), validation(True):
         _first_run(program, batch)
     program.open = False
     facts = _follow(program, batch)
