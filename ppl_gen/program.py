@@ -114,6 +114,11 @@ class Site:
         return any(source.startswith(PARAM) for source in self.reach)
 
     @property
+    def is_factor(self) -> bool:
+        """Whether it is a factor statement, behind which both libraries put the same distribution."""
+        return self.distribution == "Unit"
+
+    @property
     def is_point(self) -> bool:
         """Whether all mass lies on one value, which what is before it decides."""
         return self.distribution == "Delta"

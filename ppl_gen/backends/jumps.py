@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def find_jumps(values: Sequence[np.ndarray], slopes: Slopes) -> list[Term]:
     for start, end in zip(points, points[1:], strict=False):
         try:
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite says nothing
-                found = _Line(lambda t, a=start, b=end: slopes(a, b, t)).jumps()  # type: ignore[misc]
+                found = _Line(partial(slopes, start, end)).jumps()
         except (
             RuntimeError,
             TypeError,
@@ -96,7 +97,7 @@ class _Line:
     def _value(self, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
         if t not in self._known:
             self._runs += 1
-            self._known[t] = {term: tuple(map(_double, pair)) for term, pair in self._at(t).items()}  # type: ignore[misc]
+            self._known[t] = {term: (_double(a), _double(b)) for term, (a, b) in self._at(t).items()}
         return self._known[t]
 
 

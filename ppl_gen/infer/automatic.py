@@ -32,8 +32,8 @@ def resized(source: Table | Stream) -> Batch | None:
 
 def followers(
     backend: Any, program: Any, first: Batch, other: Batch | None, guide: bool = True
-) -> tuple[set[str], list[Latent]]:
-    """(plates whose size follows the number of rows, the model's latents).
+) -> tuple[set[str], set[str], list[Latent]]:
+    """(plates whose size follows the number of rows, observed sites whose shape does, the model's latents).
 
     Args:
         backend: the backend module.
@@ -42,26 +42,16 @@ def followers(
         other: the same with one row more or less; None where rows are not counted.
         guide: whether the guide is run too.
     """
-    sizes, latents, _ = backend.survey(program, first, guide=guide)
+    sizes, latents, shapes = backend.survey(program, first, guide=guide)
     if other is None:
-        return set(), latents
+        return set(), set(), latents
     try:
-        changed, _, _ = backend.survey(program, other, guide=guide)
+        changed, _, others = backend.survey(program, other, guide=guide)
     except Exception:  # a program that cannot run on another number of rows: go by length
         rows = length(first)
-        return {name for name, size in sizes.items() if size == rows}, latents
-    return {name for name, size in sizes.items() if abs(changed.get(name, size) - size) == 1}, latents
-
-
-def beside_rows(backend: Any, program: Any, first: Batch, other: Batch | None) -> set[str]:
-    """The observed sites whose shape follows the number of rows."""
-    if other is None:
-        return set()
-    try:
-        (_, _, before), (_, _, after) = (backend.survey(program, batch, guide=True) for batch in (first, other))
-    except Exception:  # it cannot run on another number of rows: nothing to compare
-        return set()
-    return {name for name, shape in before.items() if after.get(name, shape) != shape}
+        return {name for name, size in sizes.items() if size == rows}, set(), latents
+    plates = {name for name, size in sizes.items() if abs(changed.get(name, size) - size) == 1}
+    return plates, {name for name, shape in shapes.items() if others.get(name, shape) != shape}, latents
 
 
 def length(batch: Batch) -> int | None:
@@ -81,7 +71,7 @@ def automatic(
     program = backend.Program(model, no_guide, seed=seed, device=device)
     try:
         with program.session():
-            following, latents = followers(backend, program, first, other, guide=False)
+            following, _, latents = followers(backend, program, first, other, guide=False)
     except Exception:  # the reading that follows says what is wrong, in full
         return [no_guide]
     free = [latent for latent in latents if latent.num_values is None]

@@ -15,7 +15,7 @@ from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.plan import lone_masks
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
-from ppl_gen.infer.automatic import automatic, beside_rows, converter, followers, length, resized
+from ppl_gen.infer.automatic import automatic, converter, followers, length, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
@@ -251,8 +251,7 @@ def _open(
             "guide cannot know where, so that the loss would be no bound. Write a guide that masks it too."
         )
     with prepared.session():
-        following, _ = followers(module, prepared.program, first, other)
-        beside = beside_rows(module, prepared.program, first, other) if first.scale != 1.0 else set()
+        following, beside, _ = followers(module, prepared.program, first, other)
     prepared.program.row_plates = _settle(following, beside, prepared, first)
     return prepared, source
 
@@ -280,7 +279,7 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     sites = (facts.summed[1] if facts.summed else facts).sites  # what is summed out stands in its place
     latents = [site.name for site in facts.latents()]
     if not following and not latents:
-        factors = [site.name for site in sites.values() if site.distribution in FACTORS and not site.plates]
+        factors = [site.name for site in sites.values() if site.is_factor and not site.plates]
         if not factors or len(sites) == 1:
             return None  # nothing but the rows: every term is scaled
         beside = set(factors)
@@ -300,7 +299,6 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     return following
 
 
-FACTORS = ("Unit",)  # the distribution behind a factor statement, in both libraries
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
 FACTS: dict[str, Any] = {
     "backend": str,
