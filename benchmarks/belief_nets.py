@@ -110,12 +110,31 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the start (default: 1e-3)")
     parser.add_argument(
+        "--prior-precision",
+        type=float,
+        default=0.0,
+        help="of a Gaussian at zero over the model's weights, beside the likelihood of all rows (default: 0, none)",
+    )
+    parser.add_argument(
         "--rows", type=int, default=10_000, help="test rows that are evaluated, drawn at random (default: all 10,000)"
     )
     parser.add_argument("--samples", type=int, default=1000, help="importance samples per row (default: 1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", default=None, help="a folder: what is cut off is continued from it")
     return parser.parse_args(argv)
+
+
+def optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
+    """Adam along a cosine; the model's weights are drawn to zero if that is asked for."""
+    adam = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.steps))
+    if not options.prior_precision:
+        return adam
+    return optax.chain(optax.add_decayed_weights(options.prior_precision, mask=model_weights), adam)
+
+
+def model_weights(params: Any) -> dict[str, bool]:
+    """Those of p(x | h): neither biases nor the recognition net's."""
+    return {name: name.startswith("decoder.") and name.endswith(".weight") for name in params}
 
 
 def row(name: str, options: argparse.Namespace, train: Any, valid: Any, test: Any) -> str:
@@ -129,7 +148,7 @@ def row(name: str, options: argparse.Namespace, train: Any, valid: Any, test: An
         data=train,
         batch_size=options.batch,
         steps=options.steps,
-        optimizer=optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.steps)),
+        optimizer=optimizer(options),
         estimators=asked,
         objective=objective,
         num_particles=options.particles,

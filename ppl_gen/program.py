@@ -17,31 +17,49 @@ class Path:
 
     Attributes:
         jump: where the way stops being differentiable, as ``"model.py:12: gt"``; None if nowhere.
-        beside: a parameter's: whether what jumps there holds a latent's value too, so that on average it is no step.
+        beside: a parameter's: whether what jumps there holds a random value too, so that on average it is no step.
+        partly: whether, beside the way that jumps, another is differentiable all along.
     """
 
     jump: str | None = None
     beside: bool = False
+    partly: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether some way is differentiable all along."""
+        return self.jump is None or self.partly
+
+    def joined(self, other: Path) -> Path:
+        """Both ways; a jump on either makes the whole a jump, and one beside a random value is told first."""
+        told = other if self.jump is None or (other.beside and not self.beside) else self
+        return replace(told, partly=told.jump is not None and (self.passes or other.passes))
+
+    def blocked(self, where: str, beside: bool) -> Path:
+        """The way through an operation at `where` that passes no gradient."""
+        if self.jump is None or (self.partly and beside):
+            return Path(where, beside)
+        return replace(self, partly=False)
 
 
 def merge(*reaches: Mapping[str, Path]) -> dict[str, Path]:
-    """Union of several ``source -> Path`` maps; a jump on any way makes the whole a jump."""
+    """Union of several ``source -> Path`` maps."""
     merged: dict[str, Path] = {}
     for reach in reaches:
         for source, path in reach.items():
-            if source not in merged or merged[source].jump is None or path.beside:
-                merged[source] = path
+            merged[source] = merged[source].joined(path) if source in merged else path
     return merged
 
 
 def blocked(reach: Mapping[str, Path], where: str) -> dict[str, Path]:
     """The same sources, after an operation at ``where`` that passes no gradient."""
-    latent = any(not source.startswith(PARAM) for source in reach)
-    return {s: path if path.jump else Path(where, latent and s.startswith(PARAM)) for s, path in reach.items()}
+    random = any(not source.startswith(PARAM) for source in reach)
+    return {s: path.blocked(where, random and s.startswith(PARAM)) for s, path in reach.items()}
 
 
 Term = tuple[str, str]  # ("model", site) is + log p of that site, ("guide", site) is - log q
 PARAM = "param:"  # prefix of a parameter's label among the sources of a reach
+NOISE = "noise:"  # the label of random numbers that the program draws in no sample statement; no reach of a site's
 PLATE = "plate:"  # prefix of a subsampled plate's indices among the values of a run
 OWN = "objective:"  # what an objective keeps from step to step, among the running averages of the sites
 

@@ -252,20 +252,85 @@ def hidden(t: Any) -> Any:
     return pyro.sample("hidden", pd.Bernoulli(logits=t))
 
 
-DRAWS: list[Any] = [lambda t: torch.bernoulli(torch.sigmoid(t)), lambda t: pd.Normal(t, 1.0).sample(), hidden]
+@numpyro.handlers.block
+def hidden_jax(t: Any) -> Any:
+    """The same in NumPyro."""
+    return numpyro.sample("hidden", nd.Bernoulli(logits=t))
 
 
-@pytest.mark.parametrize("draw", DRAWS, ids=["bernoulli", "sample", "blocked site"])
-def test_a_parameter_that_decides_a_draw_of_its_own_is_refused(draw: Any) -> None:
-    """It reaches a second site smoothly, which alone would give it a gradient, but not the whole one."""
+DRAWS: dict[str, tuple[str, Any]] = {
+    "torch.bernoulli": ("torch", lambda t: torch.bernoulli(torch.sigmoid(t))),
+    "Pyro sample": ("torch", lambda t: pd.Normal(t, 1.0).sample()),
+    "Pyro blocked site": ("torch", hidden),
+    "jax.random.bernoulli": ("jax", lambda t: jax.random.bernoulli(numpyro.prng_key(), jax.nn.sigmoid(t)) * 1.0),
+    "jax.random.categorical": (
+        "jax",
+        lambda t: jax.random.categorical(numpyro.prng_key(), jnp.stack([t, 0 * t])) * 1.0,
+    ),
+    "jax.random.poisson": ("jax", lambda t: jax.random.poisson(numpyro.prng_key(), jnp.exp(t)) * 1.0),
+    "NumPyro sample": ("jax", lambda t: nd.Binomial(3, logits=t).sample(numpyro.prng_key()) * 1.0),
+    "NumPyro blocked site": ("jax", hidden_jax),
+}
+
+
+def with_own_draw(draw: Any, backend: str) -> Any:
+    """A parameter reaches a second site smoothly, which alone would give it a gradient, but not the whole one."""
+    lib, dist, array = tools(backend)
 
     def model(x: Any) -> None:
-        t = pyro.param("t", torch.tensor(0.4))
-        pyro.sample("x", pd.Normal(draw(t), 1.0), obs=x)
-        pyro.sample("y", pd.Normal(t, 1.0), obs=x)
+        t = lib.param("t", array(0.4))
+        lib.sample("x", dist.Normal(draw(t), 1.0), obs=x)
+        lib.sample("y", dist.Normal(t, 1.0), obs=x)
 
+    return model
+
+
+@pytest.mark.parametrize(("backend", "draw"), DRAWS.values(), ids=DRAWS)
+def test_a_parameter_that_decides_a_draw_of_its_own_is_refused(backend: str, draw: Any) -> None:
     with pytest.raises(ProgramError, match=r"param 't'.*sample statement.*test_hidden_ways.py:\d+: .*site 'x'"):
-        infer.plan(model, None, torch.tensor(0.7))
+        infer.plan(with_own_draw(draw, backend), None, np.float32(0.7), backend=backend)
+
+
+SMOOTH_DRAWS: dict[str, tuple[str, Any]] = {
+    "torch.randn": ("torch", lambda t: t + torch.randn(())),
+    "torch.dropout": ("torch", lambda t: torch.nn.functional.dropout(t, 0.5)),
+    "Pyro rsample": ("torch", lambda t: pd.Gamma(t.exp(), 1.0).rsample()),
+    "jax.random.normal": ("jax", lambda t: t + jax.random.normal(numpyro.prng_key())),
+    "jax.random.gamma": ("jax", lambda t: jax.random.gamma(numpyro.prng_key(), jnp.exp(t))),
+    "jax.random.truncated_normal": ("jax", lambda t: jax.random.truncated_normal(numpyro.prng_key(), t, 2.0)),
+    "dropout": ("jax", lambda t: t * jax.random.bernoulli(numpyro.prng_key(), 0.5)),
+    "NumPyro sample": ("jax", lambda t: nd.Beta(jnp.exp(t), 1.0).sample(numpyro.prng_key())),
+}
+
+
+@pytest.mark.parametrize(("backend", "draw"), SMOOTH_DRAWS.values(), ids=SMOOTH_DRAWS)
+def test_a_parameter_behind_a_smooth_draw_of_its_own_is_followed(backend: str, draw: Any) -> None:
+    assert infer.plan(with_own_draw(draw, backend), None, np.float32(0.7), backend=backend).notes == ()
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_parameter_beside_random_numbers_at_a_jump_is_said(backend: str) -> None:
+    """It may be the kink of a continuous function, so it is no error."""
+
+    def draw(t: Any) -> Any:
+        noise = torch.rand(()) if backend == "torch" else jax.random.uniform(numpyro.prng_key())
+        return (noise < t) * 1.0
+
+    plan = infer.plan(with_own_draw(draw, backend), None, np.float32(0.7), backend=backend)
+    assert "param 't': one way to the cost jumps at test_hidden_ways.py" in str(plan)
+
+
+def test_a_parameter_may_choose_between_ways_that_it_passes(backend: str) -> None:
+    """A leaky rectifier, written by hand: its derivative is that of the piece."""
+    lib, dist, array = tools(backend)
+    where: Any = torch.where if backend == "torch" else jnp.where
+
+    def model(x: Any) -> None:
+        t = lib.param("t", array(0.4))
+        lib.sample("x", dist.Normal(where(t > 0, t, 0.1 * t), 1.0), obs=x)
+
+    draws = infer.gradient(model, None, np.float32(0.7), backend=backend, num_samples=2)
+    np.testing.assert_allclose(draws["t"], 0.4 - 0.7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])

@@ -149,12 +149,12 @@ def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[s
                     f"at {path.jump}, which site '{site.name}' depends on, and through which no gradient comes. Draw it with "
                     "sample, or by rsample."
                 )
-            if source not in reached or path.jump is None:
+            if source not in reached or path.passes:
                 reached[source] = path
     idle = []
     for name in facts.params:
         way = reached.get(prefix + name)
-        if way is not None and way.jump is None:
+        if way is not None and way.passes:
             continue
         if name in statements:
             how = f"the only way stops at {way.jump}" if way else "no site depends on it"

@@ -22,12 +22,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 from jax._src import source_info_util  # the only place that names an equation's line
 from jax._src.core import jaxprs_in_params
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.interpreters import ad
 
-from ppl_gen.program import PARAM, Path, blocked, merge
+from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
 
@@ -40,7 +41,9 @@ CONTINUOUS = frozenset(
     # jax.scipy.special; not gammasgn, factorial (steps), nor betainc, polygamma (half a derivative)
     "xlogy xlog1py logit expit entr rel_entr kl_div gamma gammaln loggamma beta betaln multigammaln poch "
     "digamma erf erfc erfcx erfinv ndtr ndtri log_ndtr boxcox boxcox1p dawsn spence i0 i0e i1 i1e "
-    "exp1 expi expn fresnel sici zeta hyp1f1 hyp2f1 owens_t wofz gammainc gammaincc".split()
+    "exp1 expi expn fresnel sici zeta hyp1f1 hyp2f1 owens_t wofz gammainc gammaincc "
+    # jax.random: its gamma draws have a derivative, and only the softmax of them looks like a step
+    "_dirichlet".split()
 )
 """Functions of JAX itself that are continuous in their float arguments, whatever they compare inside."""
 
@@ -73,6 +76,8 @@ POLES = {"div": 1, "rsqrt": 0, "pow": 0, "integer_pow": 0, "tan": 0, "log": 0, "
 OPAQUE = frozenset("pure_callback io_callback ffi_call run_state".split())
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
+_RANDOM = os.path.join(_JAX, "_src", "random")
+_NUMPYRO = os.path.join(os.path.dirname(numpyro.__file__), "distributions")
 _INSTALLED = sysconfig.get_path("purelib") + os.sep
 
 
@@ -113,27 +118,31 @@ class Scope:
             then shared: their inner equations' tracebacks stop short (JAX 0.10) or name the first caller.
         caller: the user's line of the call around, for an equation that has none of its own.
         poles: see `reach`; None where nobody asks.
+        sampling: whether a distribution is being drawn from.
     """
 
     trusting: bool
     line: str | None = None
     caller: str | None = None
     poles: dict[str, str] | None = None
+    sampling: bool = False
 
     def at(self, eqn: JaxprEqn) -> str | None:
         """The user's file and line."""
         return self.line or _line(eqn) or self.caller
 
-    def where(self, eqn: JaxprEqn) -> str:
-        """The user's file and line, and the primitive."""
+    def where(self, eqn: JaxprEqn, ins: Sequence[Reach]) -> str:
+        """The user's file and line, and the primitive; or that there a distribution is drawn from."""
         line = self.at(eqn) or _line(eqn, installed=True)
-        return f"{line}: {eqn.primitive.name}" if line else eqn.primitive.name
+        drawn = (self.sampling or _samples(eqn)) and any(NOISE in reach for reach in ins)
+        name = "sample" if drawn else eqn.primitive.name
+        return f"{line}: {name}" if line else name
 
     def within(self, function: Any, eqn: JaxprEqn) -> Scope:
         """The scope inside a function that ``eqn`` calls."""
         line = self.at(eqn)
         poles = None if self.trusting and _trusted(eqn, self) else self.poles
-        return Scope(self.trusting, line if _of_jax(function) else None, line, poles)
+        return Scope(self.trusting, line if _of_jax(function) else None, line, poles, self.sampling or _samples(eqn))
 
     def under(self, eqn: JaxprEqn) -> Scope:
         """The scope inside a loop or branch, which belongs to whoever wrote ``eqn``."""
@@ -154,7 +163,7 @@ def _walk(jaxpr: Any, reaches: Sequence[Reach], scope: Scope) -> list[Reach]:
             continue
         known.update(zip(eqn.outvars, _through(eqn, ins, scope), strict=True))
         for ref in filter(_mutable, eqn.invars):  # what was written can be read again
-            known[ref] = blocked(merge(*ins), scope.where(eqn))
+            known[ref] = blocked(merge(*ins), scope.where(eqn, ins))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -181,7 +190,7 @@ def _rule(eqn: JaxprEqn) -> Callable[[JaxprEqn, list[Reach], Scope], list[Reach]
 
 def _plain(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     """An ordinary primitive: smooth or kinked from float to float."""
-    where, name = scope.where(eqn), eqn.primitive.name
+    where, name = scope.where(eqn, ins), eqn.primitive.name
     detached, ambiguous = DETACHED.get(name, ()), AMBIGUOUS.get(name, ())
     if name in CUTS and any(jnp.issubdtype(_dtype(atom), jnp.complexfloating) for atom in eqn.outvars):
         return _opaque(eqn, ins, scope)
@@ -196,7 +205,7 @@ def _plain(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
 
 
 def _opaque(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
-    return [blocked(merge(*ins), scope.where(eqn))] * len(eqn.outvars)
+    return [blocked(merge(*ins), scope.where(eqn, ins))] * len(eqn.outvars)
 
 
 def _call(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
@@ -205,7 +214,7 @@ def _call(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     if not eqn.primitive.name.startswith("custom_") or (_debug(inner).func_filename or "").startswith(_INSTALLED):
         return outs
     # the derivative of a latent's value is what the user says it is: a straight-through rule would be a bias
-    whole, where = merge(*ins), scope.where(eqn)
+    whole, where = merge(*ins), scope.where(eqn, ins)
     return [
         {s: p if p.jump or s.startswith(PARAM) else blocked(whole, where)[s] for s, p in out.items()} for out in outs
     ]
@@ -226,18 +235,18 @@ def _while(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     test, body = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
     carry = _settle(ins[body:], lambda carry: _walk(eqn.params["body_jaxpr"], ins[test:body] + carry, scope))
     (going,) = _walk(eqn.params["cond_jaxpr"], ins[:test] + carry, scope)
-    return [blocked(merge(out, going), scope.where(eqn)) for out in carry]
+    return [blocked(merge(out, going), scope.where(eqn, [out, going])) for out in carry]
 
 
 def _cond(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
-    choice = blocked(ins[0], scope.where(eqn))
+    choice = blocked(ins[0], scope.where(eqn, ins[:1]))
     branches = [_walk(branch, ins[1:], scope) for branch in eqn.params["branches"]]
     return [merge(choice, *outs) for outs in zip(*branches, strict=True)]
 
 
 def _sort(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     """Sorted values are kinked in themselves; what is carried along jumps with the keys."""
-    where = scope.where(eqn)
+    where = scope.where(eqn, ins)
     keys = [blocked(key, where) for key in ins[: eqn.params["num_keys"]]]
     return [
         merge(blocked(reach, where) if _discrete(eqn.outvars[i]) else reach, *keys[:i], *keys[i + 1 :])
@@ -250,7 +259,7 @@ def _linear_solve(eqn: JaxprEqn, ins: list[Reach], scope: Scope) -> list[Reach]:
     lengths = eqn.params["const_lengths"]
     right = ins[sum(lengths) :]
     product = _walk(eqn.params["jaxprs"].matvec, [*ins[: lengths.matvec], *right], scope)
-    solver = blocked(merge(*ins), scope.where(eqn))
+    solver = blocked(merge(*ins), scope.where(eqn, ins))
     return [solver | merge(*product, *right)] * len(eqn.outvars)
 
 
@@ -305,6 +314,18 @@ def _library_functions(eqn: JaxprEqn) -> Iterator[str]:
         if source_info_util.is_user_filename(code.co_filename):
             return
         yield code.co_name
+
+
+def _samples(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a piece of ``jax.random`` or of a distribution's sampler."""
+    traceback = eqn.source_info.traceback
+    codes: list[Any] = traceback.raw_frames()[0] if traceback else []
+    for code in codes:
+        if code.co_filename.startswith(_RANDOM) or (code.co_name == "sample" and code.co_filename.startswith(_NUMPYRO)):
+            return True
+        if not code.co_filename.startswith(_INSTALLED):
+            return False
+    return False
 
 
 def _dtype(atom: Any) -> Any:

@@ -32,7 +32,7 @@ from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
+from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
 from ppl_gen.sums import is_summed
 
 Array = Any
@@ -235,7 +235,7 @@ def _traced(
     layout: list[tuple[Term, bool]] = []
     behind: dict[int, str] = {}  # outputs that are held by functions, of which is not seen what they do
 
-    def inside(params: dict[str, Array], values: dict[str, Array]) -> list[Array]:
+    def inside(params: dict[str, Array], values: dict[str, Array], key: Array) -> list[Array]:
         outputs: list[Array] = []
         layout.clear()
         behind.clear()
@@ -248,15 +248,16 @@ def _traced(
             layout.extend([((role, msg["name"]), False)] * len(found) + [((role, msg["name"]), True)] * len(edge))
             outputs.extend([*found, *edge])
 
-        key = jax.random.key(program.seed)
         done = program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
         if runs is not None:
             runs.append(done)
         return outputs
 
-    jaxpr = jax.make_jaxpr(inside)(program.params, latents)
-    labels = [PARAM + name for name in sorted(program.params)] + sorted(latents)
+    jaxpr = jax.make_jaxpr(inside)(program.params, latents, jax.random.key(program.seed))
+    labels = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
     outputs = reach(jaxpr, [{label: Path()} for label in labels], poles)
+    for output in outputs:
+        output.pop(NOISE, None)
     if poles is not None:
         for place, name in behind.items():
             poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))

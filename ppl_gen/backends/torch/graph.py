@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppl_gen.program import PARAM, Path, blocked, merge
+from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
 
@@ -159,7 +159,8 @@ class Tracker:
     def reach(self, *values: object) -> Reach:
         """Sources of any of these tensors (also in lists and dicts), and all that escaped until now."""
         with torch._C.DisableTorchFunction():
-            return merge(*map(self._of, _tensors(values)), self._escaped)
+            found = merge(*map(self._of, _tensors(values)), self._escaped)
+            return {source: path for source, path in found.items() if source != NOISE}
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch function, having noted what its operations will not show."""
@@ -196,13 +197,15 @@ class Tracker:
         if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
             self._apart |= set(map(id, out))
             self._alive += out
-        if self.noise is None and torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling():
+        noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
+        if noisy and self.noise is None:
             self.noise = _where(func)
         buffers = _running_statistics(name, args)
-        inputs = [t for t in _tensors((args, kwargs)) if not any(t is buffer for buffer in buffers)]
+        read = () if name in _SHAPE_ONLY else (args, kwargs)
+        inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
         index = merge(*map(self._of, self._subscript))
         reaches = [self._of(tensor) for tensor in inputs]
-        if name in _SHAPE_ONLY or not (index or any(reaches)):
+        if not noisy and not (index or any(reaches)):
             return
         where = _where(func)
         if self._func not in _CHECKED:
@@ -214,12 +217,12 @@ class Tracker:
         def through(tensor: Tensor, reach: Reach) -> Reach:
             return reach if self._trusted or _smooth(tensor) else blocked(reach, where)
 
-        reach = merge(blocked(index, where), *map(through, inputs, reaches))
+        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(through, inputs, reaches))
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
         stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
         if stopped and not self._trusted:
             drawn = not torch.is_grad_enabled() and _is_sampling()
-            reach = blocked(reach, _where("sample") if drawn else where)
+            reach = blocked({NOISE: Path()} | reach, _where("sample")) if drawn else blocked(reach, where)
         written = _written(func, args, kwargs)
         for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
             self._write(tensor, reach if differentiable else blocked(reach, where), func)
@@ -277,6 +280,7 @@ class Tracker:
             self._escape(merge(*map(self._of, tensors)), func)
 
     def _escape(self, reach: Reach, func: Any) -> None:
+        reach = {source: path for source, path in reach.items() if source != NOISE}
         event = frozenset(reach), _where(func) if reach else ""
         if reach and event not in self.escapes:
             self.escapes.append(event)
