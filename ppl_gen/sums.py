@@ -187,7 +187,10 @@ def _tabulate(
         value: Array = runs[digits].terms[term]
         return value / scale
 
-    return _Table(over, sums.trials.table(xp, over, batch, cell), plates)
+    array = sums.trials.table(xp, over, batch, cell)
+    if term[1] in over and facts.sites[term].masked:  # where it does not count its values would sum to their number
+        array = array - xp.logsumexp(array, axis=over.index(term[1]), keepdims=True)
+    return _Table(over, array, plates)
 
 
 def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, float], batch: int) -> _Table:

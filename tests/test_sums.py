@@ -255,7 +255,28 @@ def test_a_scale_within_the_sum_is_refused() -> None:
         infer.plan(scaled, no_guide, torch.tensor(X, dtype=torch.float32))
 
 
-def test_factors_and_masks_take_part(backend: str) -> None:
+def test_what_is_masked_leaves_nothing_behind(backend: str) -> None:
+    """Chains of different lengths, padded: each has the likelihood of its own steps, and their gradient."""
+    lengths, x = np.array([5, 3, 1]), RNG.normal(size=(3, 5)).astype(np.float32)
+    lib: Any = pyro if backend == "torch" else numpyro
+    mask: Any = pyro.poutine.mask if backend == "torch" else numpyro.handlers.mask
+
+    def model(x: Any, seen: Any) -> None:
+        moves, z = param("moves", xp.asarray(MOVES.tolist())), 0
+        with plate("data", len(x)):
+            for t in range(5):
+                with mask(mask=seen[:, t]):
+                    z = lib.sample(f"z{t}", lib.distributions.Categorical(logits=moves[z] if t else xp.zeros(2)))
+                    lib.sample(f"x{t}", lib.distributions.Normal(2.0 * z - 1.0, 1.0), obs=x[:, t])
+
+    data = x, np.arange(5) < lengths[:, None]
+    fit = infer.fit(model, lambda x, seen: None, data, steps=1, learning_rate=1e-9, backend=backend, compile=False)
+    exact = [hidden_markov_exact(row[:length].astype(float), MOVES) for row, length in zip(x, lengths, strict=True)]
+    np.testing.assert_allclose(fit.log_prob(data).value, exact, atol=1e-5)
+    assert abs(fit.losses[0] + sum(exact)) < 1e-4
+
+
+def test_factors_take_part(backend: str) -> None:
     """A factor that reads the summed site, by hand."""
 
     def model(x: Any) -> None:
