@@ -117,10 +117,20 @@ def divergence(q: Any, p: Any) -> Tensor | None:
         return None
     if isinstance(named(q), dist.Delta):  # the libraries' formula leaves out its log density
         return None
+    kinds = {type(named(d)).__name__ for d in (q, p)}
+    if kinds in ({"Bernoulli"}, {"Categorical"}) and num_values(q) == num_values(p):
+        return _finite_divergence(q, p)
     try:
         return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
         return None
+
+
+def _finite_divergence(q: Any, p: Any) -> Tensor:
+    """KL(q || p) of binary or categorical elements; torch's own has no gradient beside a value of probability zero."""
+    masses, others = log_masses(q), log_masses(p)
+    gap = torch.where(masses == -torch.inf, 0.0, masses - others)
+    return (masses.exp() * gap).sum(tuple(range(-1 - len(q.event_shape), 0)))
 
 
 def support(distribution: Any) -> tuple[str, int | None]:
