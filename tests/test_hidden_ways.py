@@ -334,6 +334,27 @@ def test_a_parameter_may_choose_between_ways_that_it_passes(backend: str) -> Non
     np.testing.assert_allclose(draws["t"], 0.4 - 0.7, rtol=1e-5)
 
 
+def test_a_distribution_without_a_support_is_refused_by_name() -> None:
+    class Bare(Shifted):
+        support: Any = pd.TorchDistribution.support
+
+    with pytest.raises(ProgramError, match=r"site 'x' \(Bare\): expected a distribution with a support"):
+        infer.plan(lambda x: pyro.sample("x", Bare(lambda: torch.ones(())), obs=x), None, torch.tensor(0.7))
+
+
+def test_a_masked_mixture_is_read() -> None:
+    """It has a plain tuple for its shape."""
+
+    def model(x: Any) -> None:
+        z = pyro.sample("z", pd.Normal(0.0, 1.0))
+        pyro.sample("x", pd.MaskedMixture(torch.tensor(True), pd.Normal(z, 1.0), pd.Normal(-z, 1.0)), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("z", pd.Normal(pyro.param("m", torch.tensor(0.3)), 1.0))
+
+    assert isinstance(infer.plan(model, guide, torch.tensor(0.7))["z"].estimator, Pathwise)
+
+
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 @pytest.mark.parametrize(("step", "expected"), [(True, Score), (False, Pathwise)])
 def test_a_prior_that_ends_inside_its_support_is_scored(step: bool, expected: type, backend: str) -> None:

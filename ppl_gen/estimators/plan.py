@@ -185,12 +185,16 @@ def _check_enumeration(found: Enumeration) -> None:
 
 def _lost_ways(facts: Facts) -> list[str]:
     """Parameters that decide, with a random value, on which side of a jump a draw falls."""
-    lost = {s: path.jump for site in facts.sites.values() for s, path in site.reach.items() if path.beside}
+    lost: dict[str | None, dict[str, None]] = {}
+    for site in facts.sites.values():
+        for name, path in site.reach.items():
+            if path.beside:
+                lost.setdefault(path.jump, {})[f"'{name.removeprefix(PARAM)}'"] = None
     return [
-        f"param '{name.removeprefix(PARAM)}': one way to the cost jumps at {where}, where a random value comes in too; if that is "
+        f"param {', '.join(sorted(names))}: one way to the cost jumps at {where}, where a random value comes in too; if that is "
         "a step, and not the kink of a continuous function, its derivative is not followed. Move the parameter into a latent's "
         "distribution"
-        for name, where in lost.items()
+        for where, names in lost.items()
     ]
 
 

@@ -134,7 +134,7 @@ class Scope:
     def where(self, eqn: JaxprEqn, ins: Sequence[Reach]) -> str:
         """The user's file and line, and the primitive; or that there a distribution is drawn from."""
         line = self.at(eqn) or _line(eqn, installed=True)
-        drawn = (self.sampling or _samples(eqn)) and any(NOISE in reach for reach in ins)
+        drawn = any(NOISE in reach for reach in ins) and (self.sampling or _samples(eqn))
         name = "sample" if drawn else eqn.primitive.name
         return f"{line}: {name}" if line else name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,6 +98,7 @@ def _first_run(program: Program, batch: Batch) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in seen if r == role], msg["name"])
         seen[role, msg["name"]] = msg
+        _check_support(where, msg["fn"])
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             _check_observation(where, msg)
 
@@ -119,6 +121,15 @@ def _again(program: Program, batch: Batch, facts: Facts) -> None:
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
     found.append((role, msg["name"]))
+
+
+def _check_support(where: str, fn: Any) -> None:
+    try:
+        _ = unmasked(fn).support
+    except NotImplementedError:
+        raise ProgramError(
+            f"{where}: expected a distribution with a support; got none. State it in the class, as support = constraints.real."
+        ) from None
 
 
 def _check_observation(where: str, msg: Any) -> None:
@@ -212,7 +223,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
         boundary = [] if is_bookkeeping(msg) else list(tensors(unmasked(fn).support))
-    num_elements = fn.event_shape.numel()
+    num_elements = math.prod(fn.event_shape)
     site = Site(
         name=msg["name"],
         role=role,
@@ -243,7 +254,7 @@ def _scaled(msg: Any) -> bool:
 
 
 def _num_features(fn: Any) -> int | None:
-    inputs = features(fn) if fn.batch_shape.numel() > 1 else None
+    inputs = features(fn) if math.prod(fn.batch_shape) > 1 else None
     return None if inputs is None else inputs.shape[-1]
 
 
@@ -268,7 +279,7 @@ def _mixes(
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
             log_prob = msg["fn"].log_prob(msg["value"])
             weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
-            found[role, msg["name"]] = torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))).cpu().numpy()
+            found[role, msg["name"]] = _array(torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))))
 
         torch.manual_seed(program.seed)
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ def choose(distribution: Any, index: int) -> Tensor:
         core = core.base_dist
     values = core.enumerate_support(expand=False)
     values = values.reshape((len(values),) + core.event_shape)
-    num_elements = distribution.event_shape.numel() // core.event_shape.numel()
+    num_elements = math.prod(distribution.event_shape) // math.prod(core.event_shape)
     digits = [(index // len(values) ** place) % len(values) for place in range(num_elements)]
     value = values[torch.tensor(digits, device=values.device)].reshape(distribution.event_shape)
     return value.expand(distribution.batch_shape + distribution.event_shape).clone()
