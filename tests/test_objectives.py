@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import pytest
+import torch
 
 from ppl_gen import infer, models
 from ppl_gen.backends import reference
@@ -314,6 +316,26 @@ def test_doubly_reparametrized_gradient_is_that_of_the_bound_and_quieter() -> No
         error = np.sqrt((plain.var(0) + found[1][name].var(0)) / 20_000)
         assert abs(plain.mean(0) - found[1][name].mean(0)) < 5 * error
     assert all(found[1][name].var() < 0.5 * found[0][name].var() for name in ("loc", "scale", "spread"))
+
+
+def test_doubly_reparametrized_takes_registered_networks_in_silence() -> None:
+    """`pyro.module` warns of networks that are held still; here a step holds them still itself."""
+    encoder, decoder = torch.nn.Linear(3, 2), torch.nn.Linear(2, 3)
+
+    def model(x: Any) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", pyro.distributions.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", pyro.distributions.Normal(encoder(x), 1.0).to_event(1))
+
+    options: dict[str, Any] = {"objective": ImportanceWeighted(doubly_reparametrized=True), "num_particles": 2}
+    draws = infer.gradient(model, guide, torch.ones(4, 3), num_samples=2, **options)
+    assert all(np.abs(draw).sum() > 0 for draw in draws.values())
 
 
 def test_doubly_reparametrized_needs_pathwise_sites(backend: str) -> None:

@@ -89,7 +89,9 @@ class Program:
         for leaf in self.params.values():
             leaf.requires_grad_(False)
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*not registered in the param store", UserWarning)  # of pyro.module
+                yield
         finally:
             for leaf in self.params.values():
                 leaf.requires_grad_()
