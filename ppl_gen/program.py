@@ -168,6 +168,7 @@ class Facts:
         eager: why the program cannot be captured (a Python branch on a latent, ...); None where it can.
         relaxable: binary latents along whose value, taken as a real number, every cost is differentiable.
         summed: how finite sites of the model alone are summed out, and the facts before: see `ppl_gen.sums`.
+        subsampled: plates that draw which of their elements are seen.
         noise: where the program draws random numbers of its own (dropout), in no sample statement; None if nowhere.
         noise_shared: whether the values that are tried in one step share that noise.
     """
@@ -178,6 +179,7 @@ class Facts:
     eager: str | None = None
     relaxable: frozenset[str] = frozenset()
     summed: Any = None
+    subsampled: tuple[str, ...] = ()
     noise: str | None = None
     noise_shared: bool = False
 
@@ -275,6 +277,11 @@ class Run:
     shown: dict[str, object] = field(default_factory=dict)
     trials: dict[tuple[int, ...], Run] = field(default_factory=dict)
 
+    @property
+    def subsampled(self) -> tuple[str, ...]:
+        """The plates that drew which of their elements were seen."""
+        return tuple(name.removeprefix(PLATE) for name in self.values if name.startswith(PLATE))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -316,3 +323,8 @@ class Latent:
     support: object
     num_values: int | None
     subsampled: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a value."""
+        return (*self.batch_shape, *self.event_shape)

@@ -7,12 +7,12 @@ tables are combined by variable elimination, innermost plates first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import Facts, Run, Site, Term, merge
+from ppl_gen.program import Facts, Path, Run, Site, Term, merge
 from ppl_gen.trials import Trials, align
 
 Array = Any
@@ -73,6 +73,7 @@ def plan_sums(facts: Facts) -> Facts:
             f"site '{names[0]}': expected finite latents of the model that {MOST_RUNS} runs can sum out; got {trials.number}. "
             "Add some of them to the guide."
         )
+    _check_order(facts, summed, reads)
     sums = Sums(tuple(summed), reads, trials, _roots(names, reads.values()))
     return replace(_reduced(facts, sums), summed=(sums, facts))
 
@@ -91,7 +92,7 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
                     f"site '{name}' ({own.distribution}): expected elements that stand in a plate or an event, to be summed out; got "
                     f"batch shape {own.batch_shape} in plates {sorted(own.plates)}. Put it in a plate, or use to_event."
                 )
-            wide = {p for p, dim in own.plates.items() if len(own.batch_shape) >= -dim and own.batch_shape[dim] > 1}
+            wide = _wide(own)
             lost = wide - set(facts.sites[term].plates)
             mixed = {plate for plate in wide if (name, term, plate) in facts.mixes}
             for plate in sorted(lost | mixed):
@@ -99,6 +100,27 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
                     f"site '{name}' ({own.distribution}): expected elements of plate '{plate}' that can be summed out side by side; "
                     f"they meet at site '{term[1]}'. Add '{name}' to the guide."
                 )
+
+
+def _check_order(facts: Facts, summed: Sequence[Site], reads: Mapping[Term, tuple[str, ...]]) -> None:
+    """What is left when a site is summed out must stand in no plate but the site's: its elements would share one value."""
+    tables = [set(names) for names in reads.values()]
+    for site in summed:
+        over = set().union(*(table for table in tables if site.name in table)) - {site.name}
+        tables = [*(table for table in tables if site.name not in table), over]
+        for name in sorted(over):
+            for plate in sorted(_wide(facts.sites["model", name]) - set(site.plates)):
+                raise ProgramError(
+                    f"site '{site.name}' ({site.distribution}): expected plates that nest around what is summed out together; got "
+                    f"'{name}' in plate '{plate}', where '{site.name}' is not, though one distribution depends on both. Add "
+                    f"'{site.name}' to the guide."
+                )
+
+
+def _wide(site: Site) -> set[str]:
+    """The plates in which a site has more than one element."""
+    width = len(site.batch_shape)
+    return {plate for plate, dim in site.plates.items() if width >= -dim and site.batch_shape[dim] > 1}
 
 
 def _roots(names: list[str], groups: Any) -> dict[str, str]:
@@ -119,6 +141,7 @@ def _reduced(facts: Facts, sums: Sums) -> Facts:
         own = {site.name for site in sums.sites}
         reach = merge(*(facts.sites[term].reach for term in members))
         kept = {source: path for source, path in reach.items() if source not in own}
+        kept |= {name: Path() for _, name in members if ("guide", name) in sites}  # the density of a proposed value
         moving = frozenset().union(*(facts.sites[term].moving for term in members)) - own
         final = replace(facts.sites["model", root], observed=True, reach=kept, moving=moving)
         mixes |= {(name, final.term, plate) for name, term, plate in facts.mixes if term in members}
@@ -177,6 +200,15 @@ def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any
     return replace(first, terms=terms)
 
 
+def _check_whole(site: Site, plate: str, factor: Any) -> None:
+    """Raise where a part of a plate would stand for all of it inside a sum's logarithm."""
+    if factor != 1.0:
+        raise ProgramError(
+            f"site '{site.name}' ({site.distribution}): expected all elements of plate '{plate}', which it is summed out over; got a "
+            f"part that counts {factor:.3g} fold. Take the whole data, or add '{site.name}' to the guide."
+        )
+
+
 def _tabulate(
     xp: Any, sums: Sums, facts: Facts, term: Term, runs: Mapping[Any, Run], factor: Mapping[str, float], batch: int
 ) -> _Table:
@@ -201,7 +233,8 @@ def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, f
         inner = {plate: dim for plate, dim in table.plates.items() if plate not in site.plates}
         array = table.array
         for plate, dim in inner.items():  # elements of inner plates are independent given the site
-            array = factor.get(plate, 1.0) * xp.sum(array, axis=dim, keepdims=True)
+            _check_whole(site, plate, factor.get(plate, 1.0))
+            array = xp.sum(array, axis=dim, keepdims=True)
         total = total + align(xp, array, table.over, over)
     summed = xp.logsumexp(total, axis=over.index(site.name))
     return _Table(tuple(name for name in over if name != site.name), summed, site.plates)

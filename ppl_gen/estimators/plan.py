@@ -83,6 +83,11 @@ class Plan:
         """What the same program, read another time with these estimators, needs beyond this plan; None if nothing."""
         if set(self) != set(other):
             return f"expected the latent sites {sorted(self)}; got {sorted(other)}"
+        ours, theirs = (_whole_facts(plan.facts).sites for plan in (self, other))
+        for term in ours.keys() & theirs.keys():
+            if ours[term].observed != theirs[term].observed:
+                kinds = ("observed", "latent") if ours[term].observed else ("latent", "observed")
+                return f"site '{term[1]}': expected it to be {kinds[0]}, as at first; it is {kinds[1]}"
         for name, row in self.rows.items():
             for term, plates in other[name].terms.items():
                 if term not in row.terms:
@@ -124,6 +129,12 @@ class Plan:
         return pandas.DataFrame(
             [{f: getattr(r, f) for f in fields} for r in self.rows.values()], columns=fields
         ).set_index("site")
+
+
+def _whole_facts(facts: Facts) -> Facts:
+    """The facts before anything was summed out."""
+    whole: Facts = facts.summed[1] if facts.summed else facts
+    return whole
 
 
 def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, num_particles: int = 1) -> Plan:

@@ -33,7 +33,7 @@ def resized(source: Table | Stream) -> Batch | None:
 def followers(
     backend: Any, program: Any, first: Batch, other: Batch | None, guide: bool = True
 ) -> tuple[set[str], set[str], list[Latent]]:
-    """(plates whose size follows the number of rows, observed sites whose shape does, the model's latents).
+    """(plates whose size follows the number of rows, the model's sites whose shape does, its latents).
 
     Args:
         backend: the backend module.
@@ -46,11 +46,13 @@ def followers(
     if other is None:
         return set(), set(), latents
     try:
-        changed, _, others = backend.survey(program, other, guide=guide)
+        changed, resized_latents, others = backend.survey(program, other, guide=guide)
     except Exception:  # a program that cannot run on another number of rows: go by length
         rows = length(first)
         return {name for name, size in sizes.items() if size == rows}, set(), latents
     plates = {name for name, size in sizes.items() if abs(changed.get(name, size) - size) == 1}
+    shapes |= {latent.name: latent.shape for latent in latents}
+    others |= {latent.name: latent.shape for latent in resized_latents}
     return plates, {name for name, shape in shapes.items() if others.get(name, shape) != shape}, latents
 
 

@@ -1,4 +1,4 @@
-"""Data as a sequence of batches, each a pure function of the step, so that a run can be continued exactly."""
+"""Data as a sequence of batches; those of a table are a function of the step, so that a run can be continued exactly."""
 
 from __future__ import annotations
 

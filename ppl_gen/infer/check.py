@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -15,7 +15,8 @@ from ppl_gen.infer.prepare import Prepared, own_objective, under
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, num_joint_values
-from ppl_gen.program import Batch, Facts
+from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
+from ppl_gen.program import Batch
 
 MOST_VALUES = 256  # joint values of the latents that are still enumerated
 FALSE_ALARM = 1e-3  # of a whole report
@@ -174,30 +175,28 @@ def _reference(prepared: Prepared, batch: Batch, objective: Any, num_samples: in
     """(what it is, parameter -> draws of it; a single one is exact)."""
     facts = prepared.plan.facts
     bound = isinstance(objective, ELBO) and objective.final_weight == 1
-    if bound and num_joint_values(facts) <= MOST_VALUES:
-        exact = measure(_whole(prepared, seed), batch, 1, seed, Exact(), warm_up=0)
+    steady = not facts.noise and not facts.subsampled  # else one sum over all values is one draw of several
+    if bound and steady and num_joint_values(facts) <= MOST_VALUES:
+        exact = measure(_whole(prepared, seed, objective), batch, 1, seed, Exact(), warm_up=0)
         return f"exact, all {int(num_joint_values(facts))} joint values", exact.draws
-    found = measure(_whole(prepared, seed), batch, 4 * num_samples, seed, objective, warm_up=0)
+    found = measure(_whole(prepared, seed, objective), batch, 4 * num_samples, seed, objective, warm_up=0)
     return f"score function on the whole cost, {4 * num_samples} samples", found.draws
 
 
-def _whole(prepared: Prepared, seed: int) -> Prepared:
-    """Score function wherever it is right, each signal the whole cost."""
+def _whole(prepared: Prepared, seed: int, objective: Any) -> Prepared:
+    """Score function wherever it is right, each signal the whole cost; of weights, all of an element's own bound."""
     facts = prepared.plan.facts
     asked: dict[str, Estimator] = {}
     for site in facts.latents():
         score = Score(Constant(0.0))
         asked[site.name] = score if score.refusal(site, facts, 1) is None else Pathwise()
     plan = make_plan(facts, asked, prepared.plan.num_particles)
-    plan.rows.update({name: _with_all_terms(row, facts) for name, row in plan.rows.items()})
+    apart, terms = set[str](), set(facts.sites)
+    if isinstance(objective, Weighted):  # the plates whose elements have weights of their own are part of what is asked
+        apart, terms = set(common_plates(prepared.plan)), moved_terms(prepared.plan)
+    everything = {term: frozenset(facts.sites[term].plates) - apart for term in terms}
+    plan.rows.update({name: replace(row, terms=everything) for name, row in plan.rows.items()})
     return with_plan(prepared, plan, seed)
-
-
-def _with_all_terms(row: Any, facts: Facts) -> Any:
-    from dataclasses import replace
-
-    everything = {term: frozenset(site.plates) for term, site in facts.sites.items()}
-    return replace(row, terms=everything)
 
 
 def _audit(name: str, found: Measured, truth: Draws) -> Audit:

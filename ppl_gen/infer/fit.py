@@ -200,13 +200,17 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
             "which has parameters for each training row. Write a guide, or drop validation."
         )
     convert = converter(prepared.backend, prepared.program.device)
-    return make_source(validation, None, 0, convert, getattr(model, "prepare", None))
+    source = make_source(validation, None, 0, convert, getattr(model, "prepare", None))
+    first = source.first()
+    following, beside, _ = followers(prepared.backend, prepared.program, first, resized(source))
+    _settle(following, beside, prepared, first)
+    return source
 
 
 def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
-    """Rows evaluated at once; None (all) where terms cannot be scaled from a part of the rows to all of them."""
+    """Rows evaluated at once; None (all) where it is not settled that a part of the rows can stand for all of them."""
     plates = prepared.program.row_plates
-    return None if plates is not None and not plates else max(batch_size or 0, 1000)
+    return None if batch_size is None or (plates is not None and not plates) else max(batch_size, 1000)
 
 
 def _open(

@@ -74,7 +74,7 @@ def loop(
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
     """
     if path is not None:
-        _continue_or_begin(path, state, trainer)
+        _continue_or_begin(path, state, trainer, judged=held_out is not None)
     every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
     judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
     state.stop = _enough(state, patience)
@@ -157,8 +157,11 @@ def save(path: Any, state: Running, trainer: Any) -> None:
     state.fit.write(path, arrays)
 
 
-def _continue_or_begin(path: Any, state: Running, trainer: Any) -> None:
-    """Take up a checkpoint that fits; write one where there is none, so that what cannot be written shows now."""
+def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) -> None:
+    """Take up a checkpoint that fits; write one where there is none, so that what cannot be written shows now.
+
+    What was best on validation data counts only where that is still `judged`.
+    """
     if not Path(path).exists():
         save(path, state, trainer)
         return
@@ -173,7 +176,8 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any) -> None:
     best = {name.removeprefix("best/"): value for name, value in arrays.items() if name.startswith("best/")}
     files.fitting(path, arrays, trainer.state())
     trainer.load(arrays)
-    state.best = best or None
-    state.losses, state.validation_losses = files.history(path, arrays)
+    state.losses, validation = files.history(path, arrays)
+    if judged:
+        state.best, state.validation_losses = best or None, validation
     state.step = len(state.losses)
     _sync(state)

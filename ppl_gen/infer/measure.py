@@ -211,8 +211,10 @@ def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, steps: 
         trainer = prepared.backend.Trainer(
             prepared.program, objective, prepared.plan, prepared.start, None, 0.0, "auto", steps
         )
+        before = trainer.state()
         trainer.steps(Still(batch), 0, steps)
         state = trainer.state()
+        trainer.load(before)  # a network's running averages are the program's own
     return tuple(  # type: ignore[return-value]
         {site: {n: state[f"{part}/{site}/{n}"] for n in leaves} for site, leaves in tree.items()}
         for part, tree in zip(("weights", "averages"), prepared.start, strict=True)

@@ -136,13 +136,18 @@ class Fit:
             seed: of draws and orders.
 
         Raises:
-            ProgramError: the guide holds a latent at one learned point, from which no likelihood follows.
+            ProgramError: the guide holds a latent at one learned point, or a plate draws a subsample: no likelihood follows.
         """
         if self._answers_queries:
             from ppl_gen.infer.query import ensemble_log_prob
 
             values, _ = ensemble_log_prob(self._network(), self._model.prepare(data), orders, seed)
             return LogProb(values, np.zeros_like(values), "exact")
+        for plate in self.plan.facts.subsampled:
+            raise ProgramError(
+                f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
+                "subsample_size to training: batch_size= there does the same."
+            )
         for site in self.plan.facts.latents():
             if site.is_point and site.learns:
                 raise ProgramError(

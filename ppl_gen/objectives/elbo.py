@@ -61,6 +61,17 @@ class ELBO(Bound):
         """See `Bound.value`."""
         return sum(particles.xp.sum(cost) for each in particles.costs for cost in each.values()) / len(particles.costs)
 
+    def refusal(self, plan: Plan) -> str | None:
+        """See `Bound.refusal`."""
+        reads = plan.facts.summed[0].reads if plan.facts.summed else {}
+        inside = next((name for name in plan if ("model", name) in reads), None)
+        if inside is None or (self.kl_weight == 1 and not isinstance(self.kl_weight, Warmup)):
+            return None
+        return (
+            f"site '{inside}' has a prior that depends on '{reads['model', inside][0]}', which is summed out, so that its divergence "
+            "has no term that kl_weight could weigh. Use kl_weight=1, or add that site to the guide"
+        )
+
     def live(self, particles: Particles, value: Array) -> Array:
         """See `Bound.live`."""
         # the derivative of a cut site's own - log q is left out: its mean is zero, whatever it is taken by

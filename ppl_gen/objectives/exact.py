@@ -45,7 +45,7 @@ class Exact:
         for fixed in joint_values(xp, plan.facts):
             one = run(keys[0], fixed, cut)
             bound = sum(xp.sum(term) for term in one.terms.values())
-            log_weight = sum(xp.sum(one.logq[name]) for name in cut)
+            log_weight = sum((xp.sum(one.logq[name]) for name in cut), xp.zeros(()))
             value, buffers = value - xp.exp(log_weight) * bound, one.buffers
         return Loss(value, xp.stop_gradient(value), averages, buffers)
 

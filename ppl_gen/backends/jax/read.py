@@ -91,7 +91,16 @@ def read(program: Program, batch: Batch) -> Facts:
         checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
-    facts = Facts(reached, tuple(program.params), mixes, eager, relaxable, noise=noise, noise_shared=True)
+    facts = Facts(
+        reached,
+        tuple(program.params),
+        mixes,
+        eager,
+        relaxable,
+        subsampled=run.subsampled,
+        noise=noise,
+        noise_shared=True,
+    )
     return with_jumps(
         facts,
         {} if eager else poles,

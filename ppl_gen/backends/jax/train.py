@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.program import OWN, Batch
 
 Array = Any
+Build = Callable[[list[Array], Any], Batch]
 CHUNK = 100  # steps in one call of the compiled loop
 LEAVES_TRACER = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 
@@ -32,27 +33,24 @@ class State(NamedTuple):
     key: Array
 
 
-class Arguments(NamedTuple):
-    """A batch's arrays, as jit sees them; everything else in the batch is constant."""
-
-    arrays: list[Array]
-    scale: Array
-
-
-def split_batch(batch: Batch) -> tuple[Arguments, Any]:
-    """(arrays, what rebuilds the batch from them)."""
+def split_batch(batch: Batch) -> tuple[list[Array], Callable[[list[Array]], Batch], Hashable]:
+    """(arrays, what rebuilds the batch from them, all else: what a compiled function has burnt in)."""
     leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
     constants = tuple(None if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
     arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
 
-    def join(arguments: Arguments) -> Batch:
-        supply = iter(arguments.arrays)
+    def join(arrays: list[Array]) -> Batch:
+        supply = iter(arrays)
         full = [next(supply) if dynamic else c for c, dynamic in zip(constants, is_array, strict=True)]
         args, kwargs, rows = jax.tree.unflatten(tree, full)
-        return Batch(args, kwargs, arguments.scale, rows)
+        return Batch(args, kwargs, batch.scale, rows)
 
-    return Arguments(arrays, jnp.asarray(batch.scale, jnp.float32)), join
+    return arrays, join, (repr(constants), tree, batch.scale, *_shapes(arrays))
+
+
+def _shapes(arrays: list[Array]) -> list[tuple[Any, ...]]:
+    return [(a.shape, str(a.dtype)) for a in arrays]
 
 
 def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
@@ -90,10 +88,10 @@ def sample_gradients(
 ) -> dict[str, np.ndarray]:
     """Independent single-step gradient estimates: name -> (num_samples, *shape)."""
     state = State(program.params, program.buffers, tree_of(start[0]), tree_of(start[1]), None, None)
-    arguments, join = split_batch(batch)
+    given, join, _ = split_batch(batch)
 
     def one(key: Array) -> Any:
-        return gradients(program, objective, plan, state, key, join(arguments))[0][0]
+        return gradients(program, objective, plan, state, key, join(given))[0][0]
 
     keys = jax.random.split(jax.random.key(seed), num_samples)
     with program.session(seed):
@@ -207,35 +205,35 @@ class Trainer:
                 values, loss, finite = self._advance(self.values, source.build(arrays, chunk[0]))
                 good = bool(finite)
                 return (values if good else self.values), np.array([float(loss)]), int(good)
-            rows = None if chunk[0] is None else np.zeros((CHUNK, len(chunk[0])), dtype=np.int32)
-            for i, one in enumerate(chunk):
-                if rows is not None:
+            if chunk[0] is None:  # whole batches, which may differ in whatever they hold
+                rows, (arrays, join, key) = None, split_batch(source.build(arrays, None))
+                build: Build = lambda given, _: join(given)  # noqa: E731
+            else:  # rows of one table
+                rows, build = np.zeros((CHUNK, len(chunk[0])), dtype=np.int32), source.build
+                key = (rows.shape, *_shapes(arrays))
+                for i, one in enumerate(chunk):
                     rows[i] = one
-            shapes = (
-                constants(source, arrays),
-                None if rows is None else rows.shape,
-                *((a.shape, str(a.dtype)) for a in arrays),
-            )
-            values, losses, good = self._compiled(source, shapes, self.watchful)(self.values, arrays, rows, len(chunk))
+            quick = self._compiled(build, key, self.watchful)
+            values, losses, good = quick(self.values, arrays, rows, len(chunk))
             if int(good) < len(chunk):  # go back, and only as far as all was well
-                careful = self._compiled(source, shapes, True)
+                careful = self._compiled(build, key, True)
                 _, losses, good = careful(self.values, arrays, rows, len(chunk))
                 values, _, _ = careful(self.values, arrays, rows, int(good))
             return values, np.asarray(losses), int(good)
         except LEAVES_TRACER as error:
             raise refusal(self.plan, error) from error
 
-    def _compiled(self, source: Any, shapes: Any, watchful: bool) -> Any:
-        """The compiled loop for these shapes."""
-        key = (shapes, watchful)
+    def _compiled(self, build: Build, key: Hashable, watchful: bool) -> Any:
+        """The compiled loop for batches of this kind."""
+        key = (key, watchful)
         if key not in self._loops:
             self._loops[key] = jax.jit(
-                lambda state, arrays, rows, n: self._many(source, state, arrays, rows, n, watchful)
+                lambda state, arrays, rows, n: self._many(build, state, arrays, rows, n, watchful)
             )
         return self._loops[key]
 
     def _many(
-        self, source: Any, state: State, arrays: Any, rows: Any, count: Array, watchful: bool
+        self, build: Build, state: State, arrays: Any, rows: Any, count: Array, watchful: bool
     ) -> tuple[State, Array, Array]:
         """Up to CHUNK steps in one loop on the device: (state, losses, how many were finite from the first on).
 
@@ -244,7 +242,7 @@ class Trainer:
 
         def body(i: Array, carry: Any) -> Any:
             state, losses, good = carry
-            new, loss, finite = self._advance(state, source.build(arrays, None if rows is None else rows[i]))
+            new, loss, finite = self._advance(state, build(arrays, None if rows is None else rows[i]))
             return new, losses.at[i].set(loss), good + (finite & (good == i)) if watchful else good
 
         start = (state, jnp.zeros(CHUNK), jnp.zeros((), jnp.int32))
@@ -280,11 +278,11 @@ class Trainer:
         """The objective's value on `batch`; one `draw` always means the same random numbers."""
         if not self.jitted:
             return float(self._value(self.values, batch, draw))
-        arguments, join = split_batch(batch)
-        shapes = ("loss", *((a.shape, str(a.dtype)) for a in arguments.arrays))
-        if shapes not in self._loops:
-            self._loops[shapes] = jax.jit(lambda state, given, draw: self._value(state, join(given), draw))
-        return float(self._loops[shapes](self.values, arguments, draw))
+        given, join, key = split_batch(batch)
+        key = ("loss", key)
+        if key not in self._loops:
+            self._loops[key] = jax.jit(lambda state, given, draw: self._value(state, join(given), draw))
+        return float(self._loops[key](self.values, given, draw))
 
     def _value(self, state: State, batch: Batch, draw: Any) -> Array:
         key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
@@ -316,12 +314,6 @@ class Trainer:
         paths, tree = jax.tree_util.tree_flatten_with_path(self.values)
         leaves = [_like(leaf, flat[_path(path)]) for path, leaf in paths]
         self.values = jax.tree.unflatten(tree, leaves)
-
-
-def constants(source: Any, arrays: Any) -> str:
-    """What a compiled loop has burnt in: the batch's arguments that are no arrays."""
-    batch = source.build(arrays, None)
-    return repr([v for v in (*batch.args, *batch.kwargs.values()) if not isinstance(v, jax.Array | np.ndarray)])
 
 
 def _path(path: Any) -> str:

@@ -50,6 +50,7 @@ class Program:
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
         self._theirs: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}  # id -> (it, the user's data and gradient)
+        self._depth = 0  # sessions that are open: a callback of the user's may open one within another
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -64,9 +65,11 @@ class Program:
             stack.enter_context(language.use(dialect, self.seed))
             if self.device != "cpu":
                 stack.enter_context(torch.device(self.device))
-            stack.callback(self._return_tensors)
-            for tensor, data in list(self._ours.values()):
-                self._borrow(tensor, data)
+            stack.callback(self._leave)
+            self._depth += 1
+            if self._depth == 1:
+                for tensor, data in list(self._ours.values()):
+                    self._borrow(tensor, data)
             if not train:
                 stack.enter_context(self.evaluating())
             yield
@@ -104,7 +107,11 @@ class Program:
         tensor.grad = None
         tensor.data = tensor.data.clone().to(self.device) if data is None else data
 
-    def _return_tensors(self) -> None:
+    def _leave(self) -> None:
+        """Give the user's tensors back at the end of the outermost session."""
+        self._depth -= 1
+        if self._depth:
+            return
         for tensor, data, gradient in self._theirs.values():
             self._ours[id(tensor)] = (tensor, tensor.data)
             tensor.data, tensor.grad = data, gradient

@@ -189,7 +189,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         checks.check_proposal(where, inside, str(prior.support))
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     facts = with_jumps(
-        Facts(sites, tuple(program.params), mixes, eager, noise=tracker.noise),
+        Facts(sites, tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
         tracker.poles,
         lambda name: [
             free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])

@@ -86,7 +86,8 @@ class Recorder(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]
         if isinstance(msg["fn"], _Subsample):
-            self.run.values[PLATE + name] = msg["value"]
+            if msg["fn"].subsample_size not in (None, msg["fn"].size):
+                self.run.values[PLATE + name] = msg["value"]
             return
         if self.role == "guide" and name in self.cut:
             # outside every trace the user holds: what is recorded and what the program goes on with are the same

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
@@ -160,7 +161,7 @@ class Trainer:
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
             sums = [loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)]
-            fresh = [v.detach() for leaves in loss.averages.values() for v in leaves.values()]
+            fresh = [loss.averages[s][n].detach() for s, leaves in self.averages.items() for n in leaves]
             return [loss.value.detach(), torch.isfinite(torch.stack(sums)).all(), *found, *fresh]
 
         return step, given
@@ -335,24 +336,25 @@ def _fused(leaves: list[Tensor]) -> bool:
 
 def split_batch(batch: Batch) -> tuple[list[Tensor], Callable[[list[Tensor]], Batch]]:
     """(the batch's tensors, what rebuilds the batch from them)."""
-    values: list[Any] = [*batch.args, *batch.kwargs.values(), batch.rows]
-    if isinstance(values[-1], np.ndarray):
-        values[-1] = torch.as_tensor(values[-1])
+    rows = torch.as_tensor(batch.rows) if isinstance(batch.rows, np.ndarray) else batch.rows
+    values, tree = pytree.tree_flatten((batch.args, dict(batch.kwargs), rows))
     places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
 
     def join(tensors: list[Tensor]) -> Batch:
         full = list(values)
         for place, tensor in zip(places, tensors, strict=True):
             full[place] = tensor
-        kwargs = dict(zip(batch.kwargs, full[len(batch.args) : -1], strict=True))
-        return Batch(tuple(full[: len(batch.args)]), kwargs, batch.scale, full[-1])
+        args, kwargs, rows = pytree.tree_unflatten(full, tree)
+        return Batch(args, kwargs, batch.scale, rows)
 
     return [values[place] for place in places], join
 
 
 def constants(batch: Batch) -> str:
-    """What a graph of this batch has burnt in: the arguments that are no tensors."""
-    return repr([v for v in (*batch.args, *batch.kwargs.values()) if not isinstance(v, Tensor)])
+    """What a graph of this batch has burnt in: all that is no tensor."""
+    values, tree = pytree.tree_flatten((batch.args, dict(batch.kwargs)))
+    plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values if not isinstance(v, Tensor)]
+    return repr((plain, tree))
 
 
 def blame(program: Program, batch: Batch) -> str:
