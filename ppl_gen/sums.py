@@ -92,6 +92,8 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
                     f"site '{name}' ({own.distribution}): expected elements that stand in a plate or an event, to be summed out; got "
                     f"batch shape {own.batch_shape} in plates {sorted(own.plates)}. Put it in a plate, or use to_event."
                 )
+            for plate in sorted(set(facts.subsampled) & set(facts.sites[term].plates) - set(own.plates)):
+                raise part_of_sum(own, plate)
             wide = _wide(own)
             lost = wide - set(facts.sites[term].plates)
             mixed = {plate for plate in wide if (name, term, plate) in facts.mixes}
@@ -200,13 +202,12 @@ def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any
     return replace(first, terms=terms)
 
 
-def _check_whole(site: Site, plate: str, factor: Any) -> None:
-    """Raise where a part of a plate would stand for all of it inside a sum's logarithm."""
-    if factor != 1.0:
-        raise ProgramError(
-            f"site '{site.name}' ({site.distribution}): expected all elements of plate '{plate}', which it is summed out over; got a "
-            f"part that counts {factor:.3g} fold. Take the whole data, or add '{site.name}' to the guide."
-        )
+def part_of_sum(site: Site, plate: str) -> ProgramError:
+    """What to say where a part of a plate would stand for all of it inside a sum's logarithm."""
+    return ProgramError(
+        f"site '{site.name}' ({site.distribution}): expected all elements of plate '{plate}' at once, as one sum runs over all of "
+        f"them; got a batch or a subsample. Take the whole data, or add '{site.name}' to the guide."
+    )
 
 
 def _tabulate(
@@ -233,7 +234,8 @@ def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, f
         inner = {plate: dim for plate, dim in table.plates.items() if plate not in site.plates}
         array = table.array
         for plate, dim in inner.items():  # elements of inner plates are independent given the site
-            _check_whole(site, plate, factor.get(plate, 1.0))
+            if factor.get(plate, 1.0) != 1.0:
+                raise part_of_sum(site, plate)
             array = xp.sum(array, axis=dim, keepdims=True)
         total = total + align(xp, array, table.over, over)
     summed = xp.logsumexp(total, axis=over.index(site.name))

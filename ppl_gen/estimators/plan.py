@@ -81,13 +81,16 @@ class Plan:
 
     def lacks(self, other: Plan) -> str | None:
         """What the same program, read another time with these estimators, needs beyond this plan; None if nothing."""
-        if set(self) != set(other):
-            return f"expected the latent sites {sorted(self)}; got {sorted(other)}"
         ours, theirs = (_whole_facts(plan.facts).sites for plan in (self, other))
         for term in ours.keys() & theirs.keys():
             if ours[term].observed != theirs[term].observed:
                 kinds = ("observed", "latent") if ours[term].observed else ("latent", "observed")
-                return f"site '{term[1]}': expected it to be {kinds[0]}, as at first; it is {kinds[1]}"
+                return (
+                    f"site '{term[1]}': expected it to be {kinds[0]}, as at first; it is {kinds[1]}. Give what is seen in part "
+                    "with obs_mask="
+                )
+        if set(self) != set(other):
+            return f"expected the latent sites {sorted(self)}; got {sorted(other)}"
         for name, row in self.rows.items():
             for term, plates in other[name].terms.items():
                 if term not in row.terms:

@@ -42,7 +42,9 @@ def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, wh
     own = {name: row.estimator for name, row in plan.rows.items() if not isinstance(row.estimator, Held)}
     try:
         with backends.tripwire(backend.name), program.session(seed):
-            other = make_plan(backend.read(program, batch), own, plan.num_particles)
+            facts = backend.read(program, batch)
+            latents = {site.name for site in facts.latents()}
+            other = make_plan(facts, {n: e for n, e in own.items() if n in latents}, plan.num_particles)
     except ProgramError as error:
         raise ProgramError(
             f"the program is another {when}. {error} Ask for estimators that are right in all of them, such as Score()."

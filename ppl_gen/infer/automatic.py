@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,8 @@ def length(batch: Batch) -> int | None:
 
 def automatic(
     model: Any, backend: Any, num_rows: int | None, first: Batch, other: Batch | None, seed: int, device: str
-) -> list[Any]:
-    """Guides for a model that comes without one, the best first.
+) -> list[Callable[[], Any]]:
+    """Makers of guides for a model that comes without one, the best first.
 
     They are mean-field: without the finite latents, which may be summed out, and with them. The last holds every latent.
     """
@@ -75,21 +76,40 @@ def automatic(
         with program.session():
             following, _, latents = followers(backend, program, first, other, guide=False)
     except Exception:  # the reading that follows says what is wrong, in full
-        return [no_guide]
+        return [lambda: no_guide]
     free = [latent for latent in latents if latent.num_values is None]
     kinds = [free] if len(free) == len(latents) else [free, latents]
-    return [MeanField(some, following, num_rows) if some else no_guide for some in kinds]
+    return [partial(MeanField, some, following, num_rows) if some else lambda: no_guide for some in kinds]
 
 
-def prepare_any(model: Any, guides: list[Any], batch: Batch, **options: Any) -> Prepared:
+def prepare_any(
+    model: Any,
+    makers: list[Callable[[], Any]],
+    batch: Batch,
+    settle: Callable[[Prepared], None] = lambda prepared: None,
+    **options: Any,
+) -> Prepared:
     """The program with the first guide that it can be trained with.
+
+    Args:
+        model: the model.
+        makers: of guides.
+        batch: what is read.
+        settle: what else is to be asked of the program, and raises where it does not suit.
+        options: of `prepare`.
 
     Raises:
         ProgramError: it can be trained with none.
     """
-    for guide in guides[:-1]:
+
+    def with_guide(make: Callable[[], Any]) -> Prepared:
+        prepared = prepare(model, make(), batch, **options)
+        settle(prepared)
+        return prepared
+
+    for make in makers[:-1]:
         try:
-            return prepare(model, guide, batch, **options)
+            return with_guide(make)
         except ProgramError:  # too much to sum out
             continue
-    return prepare(model, guides[-1], batch, **options)
+    return with_guide(makers[-1])

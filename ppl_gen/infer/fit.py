@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import numbers
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.plan import lone_masks
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
-from ppl_gen.infer.automatic import automatic, converter, followers, length, resized
+from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
@@ -27,13 +27,13 @@ from ppl_gen.infer.prepare import (
     choose_backend,
     no_guide,
     own_objective,
-    prepare,
     under,
 )
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.infer.trajectory import trajectory
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import OWN, Batch
+from ppl_gen.sums import part_of_sum
 
 
 def fit(
@@ -63,7 +63,8 @@ def fit(
 
     Args:
         model: a Pyro, NumPyro or portable program, or a built-in model.
-        guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, else none.
+        guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, with finite latents
+            left out where they can be summed out (`guides.MeanField` over all latents has a posterior of these too).
         data: an array or a tuple (positional arguments), a dict (keyword arguments), a DataFrame, or a list or other
             iterable of batches of these. Each batch of a list, or of a torch DataLoader, stands for all rows. Arrays
             of the other library are converted; what is not an array is passed on as it is, and the program is read anew
@@ -225,8 +226,9 @@ def _open(
     num_particles: int,
     num_rows: int | None = None,
     encode: Any = None,
+    names: Collection[str] | None = None,
 ) -> tuple[Prepared, Table | Stream]:
-    """Read the program on the first batch and settle which plates stand for the rows."""
+    """Read the program on the first batch and settle which plates stand for the rows; `names`: of a saved fit's parameters."""
     args, kwargs = as_arguments(
         (data[0] if data else ()) if isinstance(data, list) else () if is_stream(data) else data
     )
@@ -238,26 +240,39 @@ def _open(
     first, other = source.first(), resized(source)
     if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
         first, other = _indexed(first), other and _indexed(other)
-    alone = guide is None
-    if guide is None:  # one that holds every latent, so that the fit has a posterior of each
-        guide = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)[-1]
-        if isinstance(source, Stream) and knows_rows(guide):
-            raise ProgramError(
-                "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
-                "Pass arrays with batch_size=, or write a guide that proposes from the data."
-            )
+
+    def settle(prepared: Prepared) -> None:
+        if guide is None:
+            _check_automatic(prepared, source, names)
+        with prepared.session():
+            following, beside, _ = followers(module, prepared.program, first, other)
+        prepared.program.row_plates = _settle(following, beside, prepared, first)
+
+    makers = [lambda: guide]
+    if guide is None:
+        makers = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
-    prepared = prepare(model, guide, first, backend=module, **options)
-    lone = lone_masks(prepared.plan.facts) if alone else []
+    return prepare_any(model, makers, first, settle, backend=module, **options), source
+
+
+def _check_automatic(prepared: Prepared, source: Table | Stream, names: Collection[str] | None) -> None:
+    """Raise where the automatic guide does not suit the data or the model, or is another one than a saved fit had."""
+    if names is not None and set(names) != set(prepared.program.params):
+        raise ProgramError(
+            f"guide: expected one with the parameters {sorted(names)}; got the automatic one, with "
+            f"{sorted(prepared.program.params)}. Pass the guide that the fit was trained with."
+        )
+    if isinstance(source, Stream) and knows_rows(prepared.program.guide):
+        raise ProgramError(
+            "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
+            "Pass arrays with batch_size=, or write a guide that proposes from the data."
+        )
+    lone = lone_masks(prepared.plan.facts)
     if lone:
         raise ProgramError(
             f"site '{lone[0]}': expected the automatic guide to count wherever the prior does; the model masks this latent and the "
             "guide cannot know where, so that the loss would be no bound. Write a guide that masks it too."
         )
-    with prepared.session():
-        following, beside, _ = followers(module, prepared.program, first, other)
-    prepared.program.row_plates = _settle(following, beside, prepared, first)
-    return prepared, source
 
 
 def _indexed(batch: Batch) -> Batch:
@@ -294,6 +309,11 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
             f"site '{lost[0]}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
             "whole data; got none. Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
         )
+    sums = facts.summed[0] if facts.summed else None
+    for term, names in sums.reads.items() if sums else ():
+        for name in names:
+            for plate in sorted(following & set(sites[term].plates) - set(sites["model", name].plates)):
+                raise part_of_sum(sites["model", name], plate)
     for site in sites.values():
         if len(following & set(site.plates)) > 1:
             raise ProgramError(
@@ -339,8 +359,9 @@ def load(path: Any, model: Any, guide: Any = None) -> Fit:
     guide = getattr(model, "guide", None) if guide is None else guide
     facts = _facts(path, meta)
     data = example["kwargs"] or tuple(example["args"])
+    names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
     prepared, source = _open(
-        model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"]
+        model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"], names=names
     )
     prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
     losses, validation = files.history(path, arrays)

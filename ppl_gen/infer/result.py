@@ -85,14 +85,22 @@ class Fit:
         return self._prepared.backend.draw(self._prepared, self._trainer.final(), batch, num, seed, **options)
 
     def posterior(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
-        """Draws from the trained guide: latent site -> (num_samples, *shape)."""
+        """Draws from the trained guide: latent site -> (num_samples, *shape); what is summed out has none."""
         runs = list(self._draw(self._batch(data), num_samples, seed))
         return {name: np.stack([run["values"][name] for run in runs]) for name in self.plan}
 
     def predict(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
-        """Posterior predictive: observed and deterministic sites of the model -> (num_samples, *shape)."""
+        """Posterior predictive: observed and deterministic sites of the model -> (num_samples, *shape).
+
+        Latents that are summed out are drawn from their prior on the way, and not given: of them, and of what hangs on
+        them, the data say nothing here.
+        """
+        hidden = {
+            *self.plan,
+            *(site.name for site in (self.plan.facts.summed[0].sites if self.plan.facts.summed else ())),
+        }
         runs = list(self._draw(self._batch(data), num_samples, seed, predictive=True))
-        return {n: np.stack([run["records"][n] for run in runs]) for n in runs[0]["records"] if n not in self.plan}
+        return {n: np.stack([run["records"][n] for run in runs]) for n in runs[0]["records"] if n not in hidden}
 
     def sample(self, n: int, given: Any = None, seed: int = 0) -> Any:
         """Draws from the trained model.

@@ -29,10 +29,10 @@ def read(
     module = choose_backend(model, guide, args, kwargs, backend)
     source = Table(encode(data) if encode else data, None, 0, converter(module, "cpu"))
     batch = source.first()
-    guides = [guide]
+    makers = [lambda: guide]
     if guide is None:
-        guides = automatic(model, module, source.num_rows, batch, resized(source), options.get("seed", 0), "cpu")
-    prepared = prepare_any(model, guides, batch, backend=module, bad=bad, **options)
+        makers = automatic(model, module, source.num_rows, batch, resized(source), options.get("seed", 0), "cpu")
+    prepared = prepare_any(model, makers, batch, backend=module, bad=bad, **options)
     if params is not None:
         module.set_params(prepared.program, params)
     return prepared, batch

@@ -66,6 +66,8 @@ def read(program: Program, batch: Batch) -> Facts:
             more[site.name] = [np.array(other) for other in found]
         elif role == "model" and site.name in more:
             priors[site.name] = unmasked(msg["fn"])
+            if sites["guide", site.name].is_point:  # which says nothing of what values there are
+                spaces[site.name] = unconstrained(msg["fn"])
             if "Mixture" in site.distribution:  # whose components may end inside its support
                 poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 

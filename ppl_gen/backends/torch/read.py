@@ -172,6 +172,8 @@ def _follow(program: Program, batch: Batch) -> Facts:
                 msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
             elif role == "model" and site.name in values:
                 priors[site.name] = unmasked(msg["fn"])
+                if sites["guide", site.name].is_point:  # which says nothing of what values there are
+                    spaces[site.name] = unconstrained(msg["fn"])
                 if "Mixture" in site.distribution:  # whose components may end inside its support
                     del priors[site.name]  # torch's own check asks for all components' supports
                     tracker.poles.setdefault(site.name, f"the density of site '{site.name}' ({site.distribution})")
