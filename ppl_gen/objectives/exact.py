@@ -50,6 +50,29 @@ class Exact:
         return Loss(value, xp.stop_gradient(value), averages, buffers)
 
 
+class Rarest(Exact):
+    """The lowest probability of any value of a finite latent's elements, in one run: how seldom draws may see it."""
+
+    def __call__(
+        self,
+        xp: Any,
+        run: RunProgram,
+        keys: list[Any],
+        plan: Plan,
+        weights: dict[str, Arrays],
+        averages: dict[str, Arrays],
+    ) -> Loss:
+        """See `Bound.__call__`."""
+        one = run(keys[0], {}, list(plan))
+        lowest = xp.ones(())
+        for site in plan.facts.latents():
+            if site.support == "finite":
+                chances = xp.exp(one.masses[site.name]())
+                chances = xp.where(chances > 0, chances, xp.ones_like(chances))  # what is never drawn is not missed
+                lowest = xp.minimum(lowest, -xp.max(-chances))
+        return Loss(lowest, xp.stop_gradient(lowest), averages, one.buffers)
+
+
 def num_joint_values(facts: Facts) -> float:
     """How many there are; infinity where a latent is not binary or categorical."""
     return math.prod(_levels(site) ** _elements(site) for site in facts.latents())
