@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 Step = Callable[..., list[Tensor]]
 
+_WHOLE = (torch.int32, torch.int64)
 INDUCTOR_STEPS = 10_000  # from here on, compiling (seconds) is repaid by faster steps (tenths of a millisecond)
 INDUCTOR_NODES = 4_000  # larger graphs compile for minutes
 
@@ -31,7 +33,8 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
         CannotCapture: the step branches on a value, or leaves torch.
     """
     try:
-        graph = make_fx(step)(*inputs)
+        with _Subscripts():
+            graph = make_fx(step)(*inputs)
     except Exception as error:
         raise CannotCapture(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
     graph.graph.eliminate_dead_code()
@@ -39,6 +42,17 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
         graph.graph = fx_graph_cse(graph.graph)
     graph.recompile()
     return graph
+
+
+class _Subscripts(TorchFunctionMode):
+    """`table[state]` for whole numbers without dimensions, which torch reads on the host, as operations on tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__:
+            keys = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if keys and all(isinstance(key, Tensor) and not key.dim() and key.dtype in _WHOLE for key in keys):
+                return args[0][tuple(key.reshape(1) for key in keys)].squeeze(0)
+        return func(*args, **(kwargs or {}))
 
 
 def _writes(node: torch.fx.Node) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -104,7 +105,8 @@ class Recorder(Messenger):
             self._densities(name, msg, plates)
 
     def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
-        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        with _unchecked(msg["fn"]):
+            log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         scale, rows = msg["scale"], next((p for p in plates if p in (self.row_plates or ())), None)
         if self.batch.scale != 1.0 and (self.row_plates is None or rows):
             scale = scale * self.batch.scale
@@ -160,6 +162,23 @@ def same_scale(scale: Any, other: Any) -> bool:
 def is_bookkeeping(msg: Any) -> bool:
     """Whether an observed site is no data: a factor or a deterministic value."""
     return bool(msg["infer"].get("_deterministic")) or type(unmasked(msg["fn"])).__name__ == "Unit"
+
+
+@contextmanager
+def _unchecked(distribution: Any) -> Iterator[None]:
+    """Without checks of values, which a distribution made outside of the program has been told to do."""
+    checking = []
+    while distribution is not None:
+        if vars(distribution).get("_validate_args"):
+            checking.append(distribution)
+        distribution = getattr(distribution, "base_dist", None)
+    for one in checking:
+        one._validate_args = False
+    try:
+        yield
+    finally:
+        for one in checking:
+            one._validate_args = True
 
 
 def plate_sum(log_prob: Tensor, plates: Mapping[str, int]) -> Tensor:
