@@ -90,7 +90,8 @@ def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:
             if own.loose:
                 raise ProgramError(
                     f"site '{name}' ({own.distribution}): expected elements that stand in a plate or an event, to be summed out; got "
-                    f"batch shape {own.batch_shape} in plates {sorted(own.plates)}. Put it in a plate, or use to_event; write the steps of a scan as a Python loop."
+                    f"batch shape {own.batch_shape} in plates {sorted(own.plates)}. Put it in a plate, or use to_event; "
+                    "write the steps of a scan as a Python loop."
                 )
             for plate in sorted(set(facts.subsampled) & set(facts.sites[term].plates) - set(own.plates)):
                 raise part_of_sum(own, plate)

@@ -272,3 +272,35 @@ def test_one_jitted_loop_serves_every_later_pass() -> None:
     fit = infer.fit(bits, bits_proposal, X, backend="jax", steps=9, batch_size=8)
     assert len(fit._trainer._loops) == 2  # batches of 8 and of 6
     assert all(loop._cache_size() == 1 for loop in fit._trainer._loops.values())
+
+
+def test_a_table_indexed_by_a_state_is_captured() -> None:
+    """torch reads a whole number without dimensions on the host; a captured step does not."""
+
+    def model(x: Tensor) -> None:
+        table = pyro.param("table", torch.tensor([[0.7, 0.3], [0.2, 0.8]]), constraint=dist.constraints.simplex)
+        state = pyro.sample("first", dist.Categorical(torch.ones(2)))
+        state = pyro.sample("second", dist.Categorical(table[state]))
+        pyro.sample("x", dist.Normal(table[state, state], 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        for name in ("first", "second"):
+            pyro.sample(name, dist.Categorical(logits=pyro.param(f"{name}.logits", torch.zeros(2))))
+
+    fits = [infer.fit(model, guide, torch.tensor(0.7), steps=5, compile=how, progress=False) for how in ("auto", False)]
+    assert fits[0]._trainer.how.startswith("captured")
+    np.testing.assert_allclose(fits[0].losses, fits[1].losses, rtol=1e-5)
+
+
+def test_a_prior_made_outside_of_the_program_is_captured() -> None:
+    """It has been told to check its values, which a graph cannot."""
+    prior = dist.Normal(torch.zeros(2), 1.0, validate_args=True).to_event(1)
+
+    def model(x: Tensor) -> None:
+        pyro.sample("x", dist.Normal(pyro.sample("z", prior).sum(), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(2)), 1.0).to_event(1))
+
+    fit = infer.fit(model, guide, torch.tensor(0.7), steps=3, progress=False)
+    assert fit._trainer.how.startswith("captured") and prior.base_dist._validate_args

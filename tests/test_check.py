@@ -6,6 +6,8 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
+import numpyro
+import pyro
 import pytest
 
 import ppl_gen as pg
@@ -295,3 +297,51 @@ def test_the_share_of_draws_is_the_share_of_non_zero_ones() -> None:
     draws[::50] = 1.0, -1.0
     prepared, _ = read(small_net, small_guide, BITS, "jax", None)
     assert abs(Measured(prepared.plan, {"w": draws}).carried_by - 0.02) < 1e-9
+
+
+def row_coins(chance: float, subsample: int | None = None, backend: str = "torch") -> tuple[Any, Any]:
+    """Three rows with a binary latent each, which the guide seldom draws as one."""
+    lib: Any = pyro if backend == "torch" else numpyro
+
+    def model(x: Any) -> None:
+        t = pg.param("t", lambda: pg.xp.asarray(0.5))
+        with lib.plate("data", len(x), subsample_size=subsample) as rows:
+            b = lib.sample("b", lib.distributions.Bernoulli(0.3)) * 1.0
+            lib.sample("x", lib.distributions.Normal(2 * b - t, 1.0), obs=x[rows])
+
+    def guide(x: Any) -> None:
+        chances = pg.param("q", lambda: pg.xp.full((3,), chance), pg.dist.constraints.unit_interval)
+        with lib.plate("data", len(x), subsample_size=subsample) as rows:
+            lib.sample("b", lib.distributions.Bernoulli(chances[rows]))
+
+    return model, guide
+
+
+THREE = np.array([0.3, -1.0, 2.0], np.float32)
+
+
+def test_no_bias_is_claimed_where_a_value_was_hardly_drawn(backend: str) -> None:
+    report = infer.check(*row_coins(0.001, backend=backend), THREE, num_samples=1000, backend=backend, others=False)
+    assert report.ok and report.audits[0].off and "cannot tell: the rarest value is drawn 1 times" in str(report)
+    assert infer.check(*row_coins(0.3, backend=backend), THREE, num_samples=400, backend=backend, others=False).ok
+
+
+def test_a_subsample_is_not_taken_for_an_exact_reference(backend: str) -> None:
+    report = infer.check(*row_coins(0.4, 2, backend), THREE, num_samples=400, backend=backend, others=False)
+    assert report.ok and not report.exact
+
+
+@pytest.mark.parametrize("objective", [ImportanceWeighted(), Renyi(0.5)])
+def test_weights_of_rows_are_audited_row_by_row(objective: Any, backend: str) -> None:
+    """The reference of all rows jointly would be another bound."""
+    options: dict[str, Any] = {"num_samples": 1000, "num_particles": 3, "others": False, "objective": objective}
+    report = infer.check(*row_coins(0.4, backend=backend), THREE, backend=backend, **options)
+    assert report.ok
+
+
+def test_a_program_without_latents_is_exact(backend: str) -> None:
+    def model(x: Any) -> None:
+        pg.sample("x", pg.dist.Normal(pg.param("m", lambda: pg.xp.asarray(0.3)), 1.0), obs=x)
+
+    report = infer.check(model, lambda x: None, np.float32(0.7), backend=backend)
+    assert report.ok and report.exact

@@ -7,7 +7,10 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 from ppl_gen import infer
 from ppl_gen.backends.jumps import find_jumps
@@ -109,3 +112,38 @@ def test_a_quotient_that_jumps_is_scored_right(backend: str) -> None:
         0.3 - 4 * 0.7 * NormalDist().pdf(0.3)
     )  # that of the loss: KL, and the step's height at its density
     assert abs(gap) < 4 * draws.std() / np.sqrt(len(draws)) < 0.3 * 1.07
+
+
+def test_rounding_is_no_step() -> None:
+    """A density that is a matter of luck from one point to the next, as far out on a line."""
+
+    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+        z = start + t * (end - start)
+        return {TERM: (1e3 * np.sin(1e9 * z), 0 * z)}
+
+    assert find_jumps([np.array([0.31, -0.7, 1.1]), np.array([0.9, 0.52, -0.4])], slopes) == []
+
+
+@pytest.mark.parametrize("levels", [5, 30])
+def test_a_simplex_has_no_pole(levels: int, backend: str) -> None:
+    """Its categorical divides by the sum, which is one."""
+
+    def model(x: Any) -> None:
+        w = sample("w", dist.Dirichlet(xp.ones(levels)))
+        with plate("data", len(x)):
+            sample("x", dist.Categorical(w), obs=x)
+
+    row = infer.plan(model, None, np.arange(60) % 5, backend=backend)["w"]
+    assert isinstance(row.estimator, Pathwise), row.reason
+
+
+@pytest.mark.parametrize("automatic", [AutoNormal, AutoDelta])
+def test_a_point_mass_is_moved_inside_the_priors_support(automatic: Any) -> None:
+    def model(x: Any) -> None:
+        w = pyro.sample("w", pyro.distributions.Dirichlet(torch.ones(5)))
+        t = pyro.sample("t", pyro.distributions.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", pyro.distributions.Categorical(logits=w.log() / t), obs=x)
+
+    plan = infer.plan(model, automatic(model), torch.arange(60) % 5)
+    assert all(isinstance(row.estimator, Pathwise) for row in plan.rows.values()), plan

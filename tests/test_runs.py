@@ -157,7 +157,7 @@ def test_a_latent_that_follows_the_rows_outside_their_plate_is_refused(backend: 
 
 def test_validation_without_batches_is_taken_whole(backend: str) -> None:
     """More rows than are taken at once elsewhere, and a bound that knows no parts: it is that of training."""
-    y = np.repeat(np.float32([0.0, 1.0]), 600)
+    y = np.repeat(np.array([0.0, 1.0], np.float32), 600)
 
     def model(y: Any) -> None:
         m = sample("m", dist.Bernoulli(xp.asarray(0.5)))

@@ -24,6 +24,7 @@ TOLERANCE = 1e-3  # of all the change along the line
 ROUNDING = 1e-5  # of the density
 FAR = 3.0  # from zero, in unconstrained space: the ends of the last line
 FURTHEST = 6.0  # likewise, where the support has an edge: beyond it the edge is reached up to rounding, in steps
+NEIGHBOURS = 4  # pieces on either side that a step must stand out from
 MOST_RUNS = 400  # of the program; a line that is not settled by then is taken to be smooth
 
 
@@ -85,11 +86,13 @@ class _Line:
 
     def _stands_out(self, term: Term, low: float, high: float) -> bool:
         """Whether what does not add up over a piece is more than on either side of it, where rounding is as much."""
-        here, left, right = (
-            np.nan_to_num(self._gap(start, start + high - low)[0][term], posinf=0.0)
-            for start in (low, 2 * low - high, high)
-        )
-        return bool((here > 2 * np.maximum(left, right)).any())
+        size = high - low
+        gaps = {
+            place: np.nan_to_num(self._gap(low + place * size, high + place * size)[0][term], posinf=0.0)
+            for place in range(-NEIGHBOURS, NEIGHBOURS + 1)
+        }
+        beside = [gap for place, gap in gaps.items() if place]
+        return bool((gaps[0] > 2 * np.max(beside, axis=0)).any())
 
     def _gap(self, low: float, high: float) -> tuple[dict[Term, np.ndarray], ...]:
         """Per term: |change - integral of the slope|, all that it changes by, and its size."""
