@@ -160,7 +160,8 @@ def test_mean_field_finds_global_and_per_row_discrete_latents_in_batches(backend
             k = pg.sample("k", pg.dist.Bernoulli(probs=0.5 * pg.xp.ones(())))
             pg.sample("y", pg.dist.Normal(mu + 6.0 * pg.xp.astype(k, pg.xp.float32), 1.0), obs=y)
 
-    fit = infer.fit(groups, data=y, backend=backend, steps=400, batch_size=10, learning_rate=0.05)
+    asked = {"k": pg.estimators.Score()}  # a latent that is asked for is proposed, not summed out
+    fit = infer.fit(groups, data=y, backend=backend, steps=400, batch_size=10, learning_rate=0.05, estimators=asked)
     assert fit.params["k.logits"].shape == (40,)
     np.testing.assert_array_equal(fit.params["k.logits"] > 0, kind == 1)
     mean, sd = (y - 6 * kind).sum() / 41, 41**-0.5
@@ -168,9 +169,9 @@ def test_mean_field_finds_global_and_per_row_discrete_latents_in_batches(backend
     assert sd / 1.5 < fit.params["mu.scale"] < sd * 1.5  # unscaled batches would give twice the sd
     assert fit.posterior(y, 2)["k"].shape == (2, 40)
     with pytest.raises(ProgramError, match="validation: .* parameters for each training row"):
-        quick(groups, data=y, backend=backend, batch_size=10, validation=y[:5])
+        quick(groups, data=y, backend=backend, batch_size=10, validation=y[:5], estimators=asked)
     with pytest.raises(ProgramError, match="expected arrays"):
-        quick(groups, data=[y[:20], y[20:]], backend=backend)
+        quick(groups, data=[y[:20], y[20:]], backend=backend, estimators=asked)
 
 
 # -- scaling ---------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def fit(
     Args:
         model: a Pyro, NumPyro or portable program, or a built-in model.
         guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, with finite latents
-            left out where they can be summed out (`guides.MeanField` over all latents has a posterior of these too).
+            left out where they can be summed out. One that `estimators` names is proposed, and has a posterior.
         data: an array or a tuple (positional arguments), a dict (keyword arguments), a DataFrame, or a list or other
             iterable of batches of these. Each batch of a list, or of a torch DataLoader, stands for all rows. Arrays
             of the other library are converted; what is not an array is passed on as it is, and the program is read anew
