@@ -243,29 +243,36 @@ def _open(
 
     def settle(prepared: Prepared) -> None:
         if guide is None:
-            _check_automatic(prepared, source, names)
+            _check_automatic(prepared, names)
         with prepared.session():
             following, beside, _ = followers(module, prepared.program, first, other)
         prepared.program.row_plates = _settle(following, beside, prepared, first)
 
     makers = [lambda: guide]
     if guide is None:
-        makers = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)
+        made = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)
+        makers = [functools.partial(_for_data, make, source) for make in made]
     options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
     return prepare_any(model, makers, first, settle, backend=module, **options), source
 
 
-def _check_automatic(prepared: Prepared, source: Table | Stream, names: Collection[str] | None) -> None:
-    """Raise where the automatic guide does not suit the data or the model, or is another one than a saved fit had."""
+def _for_data(make: Callable[[], Any], source: Table | Stream) -> Any:
+    """An automatic guide, or the reason why the data cannot have it."""
+    guide = make()
+    if isinstance(source, Stream) and knows_rows(guide):
+        raise ProgramError(
+            "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
+            "Pass arrays with batch_size=, or write a guide that proposes from the data."
+        )
+    return guide
+
+
+def _check_automatic(prepared: Prepared, names: Collection[str] | None) -> None:
+    """Raise where the automatic guide does not suit the model, or is another one than a saved fit had."""
     if names is not None and set(names) != set(prepared.program.params):
         raise ProgramError(
             f"guide: expected one with the parameters {sorted(names)}; got the automatic one, with "
             f"{sorted(prepared.program.params)}. Pass the guide that the fit was trained with."
-        )
-    if isinstance(source, Stream) and knows_rows(prepared.program.guide):
-        raise ProgramError(
-            "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
-            "Pass arrays with batch_size=, or write a guide that proposes from the data."
         )
     lone = lone_masks(prepared.plan.facts)
     if lone:
