@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import nightly
+
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = ["ppl_gen", "ppl_gen, compile=False", "Pyro SVI", "by hand, eager"]
 ROWS = {
@@ -31,6 +33,7 @@ def run(script: str, *options: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_quick_benchmark_prints_every_contender_at_the_same_loss(backend):
     pytest.importorskip("pyro" if backend == "torch" else "numpyro")
     printed = run("step_time.py", "--quick", "--backend", backend)

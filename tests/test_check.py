@@ -97,6 +97,7 @@ def test_another_objective_is_audited_against_its_own_gradient(objective: Any) -
     assert abs(elbo["logit"].mean() - other["logit"].mean()) > 5 * error
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_plans_are_those_of_the_objective(backend: str) -> None:
     case = CASES["bernoulli"]
     options: dict[str, Any] = {"backend": backend, "num_particles": 2}
@@ -111,7 +112,8 @@ def test_plans_are_those_of_the_objective(backend: str) -> None:
             verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)
 
 
-@pytest.mark.parametrize("name", ["discrete_to_continuous", nightly("bernoulli_chain")])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["discrete_to_continuous", "bernoulli_chain"])
 def test_the_best_plan_is_no_worse_than_any_one_estimator(name: str) -> None:
     """By variance times runs of the whole step, not of one site's parameters; the same draws are measured again."""
     case = CASES[name]
@@ -138,6 +140,7 @@ def test_signal_to_noise_is_that_of_the_draws() -> None:
     assert abs(found.signal_to_noise / (mean / spread) - 1) < 0.15
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_measuring_keeps_the_best_and_says_by_how_much(backend: str) -> None:
     case = CASES["bernoulli"]
     row = infer.plan(case.model, case.guide, case.data, backend=backend, measure=True)["z"]
@@ -259,6 +262,7 @@ def test_a_rare_signal_is_said_with_what_to_try(backend: str) -> None:
     assert fine.audits[0].complaint is None and "rare signal" not in str(fine)
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_a_short_fit_says_that_better_losses_are_rare(backend: str) -> None:
     """A step in 64 wins; that none of the last 300 does has probability 0.9 %, and does not happen with this seed."""
     options: dict[str, Any] = {"data": np.zeros(1), "steps": 600, "backend": backend, "progress": False}
@@ -320,18 +324,21 @@ def row_coins(chance: float, subsample: int | None = None, backend: str = "torch
 THREE = np.array([0.3, -1.0, 2.0], np.float32)
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_no_bias_is_claimed_where_a_value_was_hardly_drawn(backend: str) -> None:
     report = infer.check(*row_coins(0.001, backend=backend), THREE, num_samples=1000, backend=backend, others=False)
     assert report.ok and report.audits[0].off and "cannot tell: the rarest value is drawn 1 times" in str(report)
     assert infer.check(*row_coins(0.3, backend=backend), THREE, num_samples=400, backend=backend, others=False).ok
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_a_subsample_is_not_taken_for_an_exact_reference(backend: str) -> None:
     report = infer.check(*row_coins(0.4, 2, backend), THREE, num_samples=400, backend=backend, others=False)
     assert report.ok and not report.exact
 
 
-@pytest.mark.parametrize("objective", [ImportanceWeighted(), Renyi(0.5)])
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
+@pytest.mark.parametrize("objective", [ImportanceWeighted(), nightly(Renyi(0.5))])
 def test_weights_of_rows_are_audited_row_by_row(objective: Any, backend: str) -> None:
     """The reference of all rows jointly would be another bound."""
     options: dict[str, Any] = {"num_samples": 1000, "num_particles": 3, "others": False, "objective": objective}
