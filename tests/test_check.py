@@ -352,3 +352,18 @@ def test_a_program_without_latents_is_exact(backend: str) -> None:
 
     report = infer.check(model, lambda x: None, np.float32(0.7), backend=backend)
     assert report.ok and report.exact
+
+
+def test_a_candidate_that_is_not_exact_in_the_mean_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it is unbiased and gives nothing at all, which has the least variance of all."""
+
+    class Silent(Score):
+        def estimate(self, view: View) -> Estimate:
+            right = super().estimate(view)
+            return right._replace(surrogate=0.0 * right.surrogate)
+
+    case = CASES["bernoulli"]
+    monkeypatch.setattr(measuring, "candidates", lambda plan: {"Silent": Silent(), "Score": Score()})
+    best = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True)
+    assert type(best["z"].estimator) is Score
+    assert "left out, as its gradient is not the exact one" in str(best) and "Silent" in str(best)

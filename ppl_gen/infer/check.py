@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from ppl_gen.estimators import Constant, Enumerate, Estimator, Pathwise, Plan, Score, make_plan
-from ppl_gen.infer.measure import Draws, Measured, measure, trials, with_plan
+from ppl_gen.infer.measure import (
+    OFTEN,
+    Draws,
+    Measured,
+    exact_gradient,
+    lowest_chance,
+    luck,
+    measure,
+    trials,
+    with_plan,
+)
 from ppl_gen.infer.prepare import Prepared, own_objective, under
 from ppl_gen.infer.verbs import read
-from ppl_gen.objectives import ELBO
-from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
+from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
 from ppl_gen.program import Batch
 
 MOST_VALUES = 256  # joint values of the latents that are still enumerated
 FALSE_ALARM = 1e-3  # of a whole report
-OFTEN = 10  # times that a value must be drawn for the draws' own spread to be believed
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Audit:
     @property
     def bound(self) -> float:
         """What |z| stays below by luck alone: Bonferroni over the components, at `FALSE_ALARM` in all."""
-        return NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * max(1, self.components)))
+        return luck(self.components, FALSE_ALARM)
 
     @property
     def off(self) -> list[str]:
@@ -178,7 +185,7 @@ def check(
     plans = {"chosen": prepared.plan}
     if others:
         plans |= trials(prepared, {}, objective)
-    lowest, audits = _lowest_chance(prepared, batch, seed), []
+    lowest, audits = lowest_chance(prepared, batch, seed), []
     for label, plan in plans.items():
         found = measure(with_plan(prepared, plan, seed), batch, num_samples, seed + 1, objective)
         audits.append(_audit(label, found, truth, lowest * num_samples))
@@ -187,12 +194,9 @@ def check(
 
 def _reference(prepared: Prepared, batch: Batch, objective: Any, num_samples: int, seed: int) -> tuple[str, Draws]:
     """(what it is, parameter -> draws of it; a single one is exact)."""
-    facts = prepared.plan.facts
-    bound = isinstance(objective, ELBO) and objective.final_weight == 1
-    steady = not facts.noise and not facts.subsampled  # else one sum over all values is one draw of several
-    if bound and steady and num_joint_values(facts) <= MOST_VALUES:
-        exact = measure(_whole(prepared, seed, objective), batch, 1, seed, Exact(), warm_up=0)
-        return f"exact, all {int(num_joint_values(facts))} joint values", exact.draws
+    exact = exact_gradient(prepared, batch, seed, objective, MOST_VALUES)
+    if exact is not None:
+        return f"exact, all {int(num_joint_values(prepared.plan.facts))} joint values", exact
     found = measure(_whole(prepared, seed, objective), batch, 4 * num_samples, seed, objective, warm_up=0)
     return f"score function on the whole cost, {4 * num_samples} samples", found.draws
 
@@ -213,39 +217,16 @@ def _whole(prepared: Prepared, seed: int, objective: Any) -> Prepared:
     return with_plan(prepared, plan, seed)
 
 
-def _lowest_chance(prepared: Prepared, batch: Batch, seed: int) -> float:
-    """The lowest probability of a value of a finite latent, in a few runs; one where all are enumerated."""
-    drawn = [
-        row for row in prepared.plan.rows.values() if prepared.plan.facts.sites["guide", row.site].support == "finite"
-    ]
-    if not drawn:
-        return 1.0
-    with prepared.session(seed):
-        trainer = prepared.backend.Trainer(prepared.program, Rarest(), prepared.plan, prepared.start, None, 1e-3, False)
-        return min(float(trainer.loss(batch, draw)) for draw in range(4))
-
-
 def _audit(name: str, found: Measured, truth: Draws, seen: float) -> Audit:
-    z = {}
-    for param, draws in found.draws.items():
-        reference = truth[param]
-        error = _squared_error(draws) + _squared_error(reference)
-        floor = 1e-4 * (1 + np.abs(reference.mean(0)))  # rounding of single precision
-        z[param] = float(np.max(np.abs(draws.mean(0) - reference.mean(0)) / np.maximum(np.sqrt(error), floor)))
-    components = sum(draws[0].size for draws in found.draws.values())
     sampled = any(row.estimator.cuts and not isinstance(row.estimator, Enumerate) for row in found.plan.rows.values())
     return Audit(
         name,
         found.plan,
-        z,
+        found.z(truth),
         found.variance,
         found.cost,
         found.signal_to_noise,
-        components,
+        found.components,
         found.complaint(),
         seen if sampled else np.inf,
     )
-
-
-def _squared_error(draws: np.ndarray) -> Any:
-    return draws.var(0, ddof=1) / len(draws) if len(draws) > 1 else np.zeros(draws.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
 from ppl_gen.infer.prepare import Prepared, start_baselines
 from ppl_gen.infer.trajectory import LENGTH, Point
 from ppl_gen.objectives import ELBO
+from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
 from ppl_gen.program import PARAM, Batch
 
 ADVICE = (
@@ -28,6 +30,9 @@ NO_VARIANCE = 1e-8  # below it there is only rounding, and the fewest runs decid
 FEW_DRAWS = 0.05  # share of the draws below which their signal is called rare
 FEWEST_LOSSES = 200  # that can show a rare one
 ROUNDING = 1e-5  # of a loss
+MOST_VALUES = 16  # joint values of the latents up to which candidates are held against the exact gradient
+FALSE_ALARM = 1e-6  # of one candidate
+OFTEN = 10  # times that a value must be drawn for the draws' own spread to be believed
 SHARE = 10  # measuring may take one part in so many of a fit's runs of the program
 EACH = "each site's best"
 WARM_UP = 200  # steps that train baselines before anything is measured; the program's parameters stand still
@@ -86,10 +91,61 @@ class Measured:
             + ADVICE
         )
 
+    def z(self, truth: Draws) -> dict[str, float]:
+        """Parameter -> largest |mean - reference| in standard errors among its components.
+
+        Args:
+            truth: draws of the reference; a single one is exact.
+        """
+        found = {}
+        for name, draws in self.draws.items():
+            reference = truth[name]
+            error = _squared_error(draws) + _squared_error(reference)
+            floor = 1e-4 * (1 + np.abs(reference.mean(0)))  # rounding of single precision
+            gap = np.abs(draws.mean(0) - reference.mean(0)) / np.maximum(np.sqrt(error), floor)
+            found[name] = float(gap.max(initial=0.0))
+        return found
+
+    @property
+    def components(self) -> int:
+        """Components of all parameters."""
+        return sum(draws[0].size for draws in self.draws.values())
+
     def of_site(self, name: str) -> float:
         """The variance of the parameters that reach the site's distribution in the guide."""
         reach = self.plan.facts.sites["guide", name].reach
         return float(sum(v.var(0, ddof=1).sum() for n, v in self.draws.items() if PARAM + n in reach))
+
+
+def _squared_error(draws: np.ndarray) -> Any:
+    return draws.var(0, ddof=1) / len(draws) if len(draws) > 1 else np.zeros(draws.shape[1:])
+
+
+def luck(components: int, false_alarm: float) -> float:
+    """What |z| stays below by luck alone, over so many components (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - false_alarm / (2 * max(1, components)))
+
+
+def exact_gradient(prepared: Prepared, batch: Batch, seed: int, objective: Any, most: int) -> Draws | None:
+    """The ELBO's gradient by enumeration; None where the latents have more than `most` joint values, or it is of another kind."""
+    facts = prepared.plan.facts
+    bound = isinstance(objective, ELBO) and objective.final_weight == 1
+    steady = not facts.noise and not facts.subsampled  # else one sum over all values is one draw of several
+    if not bound or not steady or num_joint_values(facts) > most:
+        return None
+    return measure(prepared, batch, 1, seed, Exact(), warm_up=0).draws
+
+
+def lowest_chance(prepared: Prepared, batch: Batch, seed: int) -> float:
+    """The lowest probability of a value of a finite latent, in a few runs; one where all are enumerated."""
+    drawn = [
+        row for row in prepared.plan.rows.values() if prepared.plan.facts.sites["guide", row.site].support == "finite"
+    ]
+    if not drawn:
+        return 1.0
+    with prepared.session(seed):
+        trainer = prepared.backend.Trainer(prepared.program, Rarest(), prepared.plan, prepared.start, None, 1e-3, False)
+        return min(float(trainer.loss(batch, draw)) for draw in range(4))
 
 
 @dataclass(frozen=True)
@@ -289,7 +345,11 @@ def best_plan(
         plan = make_plan(prepared.plan.facts, {**asked, **mixed}, prepared.plan.num_particles)
         if _is_right(plan, objective):
             plans[EACH], found[EACH] = plan, tried(plan)
-    work = {label: max(one.variance, NO_VARIANCE) * one.cost for label, one in found.items()}
+    truth = exact_gradient(prepared, batch, seed, objective, MOST_VALUES) if len(found) > 1 else None
+    if truth is not None and lowest_chance(prepared, batch, seed) * SAMPLES < OFTEN:
+        truth = None  # whose draws may miss what counts
+    wrong = _wrong(found, truth)
+    work = {label: max(one.variance, NO_VARIANCE) * one.cost for label, one in found.items() if label not in wrong}
     if not work:
         return prepared.plan
     label = min(work, key=lambda name: work[name])
@@ -298,8 +358,18 @@ def best_plan(
     for name, row in best.rows.items():
         if row.estimator.cuts and name not in asked and "*" not in asked:
             best.rows[name] = replace(row, reason=reason)
-    best.notes = (*best.notes, *filter(None, [found[label].points[-1].complaint()]))
+    left = [f"left out, as its gradient is not the exact one (|z| = {z:.1f}): {name}" for name, z in wrong.items()]
+    best.notes = (*best.notes, *left, *filter(None, [found[label].points[-1].complaint()]))
     return best
+
+
+def _wrong(found: Mapping[str, Along], truth: Draws | None) -> dict[str, float]:
+    """The plans whose gradient at the first point is not the exact one, with its |z|; where signals are rare none can be told."""
+    if truth is None:
+        return {}
+    firsts = {label: one.points[0] for label, one in found.items() if one.points[0].complaint() is None}
+    far = {label: max(one.z(truth).values(), default=0.0) for label, one in firsts.items()}
+    return {label: z for label, z in far.items() if z > luck(firsts[label].components, FALSE_ALARM)}
 
 
 def _site_by_site(found: Mapping[str, Along], asked: Mapping[str, Estimator]) -> dict[str, Estimator]:
