@@ -183,6 +183,12 @@ class Facts:
     noise: str | None = None
     noise_shared: bool = False
 
+    @property
+    def whole(self) -> Facts:
+        """The facts before anything was summed out."""
+        before: Facts = self.summed[1] if self.summed else self
+        return before
+
     def latents(self) -> Iterable[Site]:
         """The guide's random choices, in order."""
         return [site for site in self.sites.values() if site.role == "guide" and not site.observed]

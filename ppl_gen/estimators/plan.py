@@ -81,7 +81,7 @@ class Plan:
 
     def lacks(self, other: Plan) -> str | None:
         """What the same program, read another time with these estimators, needs beyond this plan; None if nothing."""
-        ours, theirs = (_whole_facts(plan.facts).sites for plan in (self, other))
+        ours, theirs = (plan.facts.whole.sites for plan in (self, other))
         for term in ours.keys() & theirs.keys():
             if ours[term].observed != theirs[term].observed:
                 kinds = ("observed", "latent") if ours[term].observed else ("latent", "observed")
@@ -132,12 +132,6 @@ class Plan:
         return pandas.DataFrame(
             [{f: getattr(r, f) for f in fields} for r in self.rows.values()], columns=fields
         ).set_index("site")
-
-
-def _whole_facts(facts: Facts) -> Facts:
-    """The facts before anything was summed out."""
-    whole: Facts = facts.summed[1] if facts.summed else facts
-    return whole
 
 
 def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, num_particles: int = 1) -> Plan:

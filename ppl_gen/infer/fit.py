@@ -302,7 +302,7 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     if first.scale == 1.0:
         return following
     facts = prepared.plan.facts
-    sites = (facts.summed[1] if facts.summed else facts).sites  # what is summed out stands in its place
+    sites = facts.whole.sites  # what is summed out stands in its place
     latents = [site.name for site in facts.latents()]
     if not following and not latents:
         factors = [site.name for site in sites.values() if site.is_factor and not site.plates]
