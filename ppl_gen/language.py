@@ -122,9 +122,17 @@ def deterministic(name: str, value: Array) -> Array:
     return active(f"site '{name}'").deterministic(name, value)
 
 
-def factor(name: str, log_factor: Array) -> None:
-    """Add `log_factor` (nats, shaped like the enclosing plates) to the log joint density."""
-    active(f"site '{name}'").factor(name, log_factor)
+def factor(name: str, log_factor: Array, *, has_rsample: bool | None = None) -> None:
+    """Add `log_factor` (nats, shaped like the enclosing plates) to the log joint density.
+
+    Args:
+        name: the site's name.
+        log_factor: what is added.
+        has_rsample: to be stated in a guide, which a factor leaves unnormalized otherwise: that the factor goes with the
+            guide's own draws (a Jacobian, say), and whether those are reparametrized. No likelihood is given then.
+    """
+    declared = {} if has_rsample is None else {"has_rsample": has_rsample}
+    active(f"site '{name}'").factor(name, log_factor, **declared)
 
 
 def initial_generator(name: str) -> np.random.Generator:

@@ -105,6 +105,8 @@ class Site:
         scaled: whether a handler scales the density beyond what its plates do.
         masked: whether some of its elements may not count.
         marked: whether the program asks for the site to be enumerated.
+        declared: a guide's factor: whether the program says that it goes with draws of the guide's (``has_rsample``).
+        computed: whether it is observed in name only: a point mass on what the program computed, of no log density.
     """
 
     name: str
@@ -125,6 +127,8 @@ class Site:
     scaled: bool = False
     masked: bool = False
     marked: bool = False
+    declared: bool = False
+    computed: bool = False
 
     @property
     def learns(self) -> bool:
@@ -171,6 +175,8 @@ class Facts:
         subsampled: plates that draw which of their elements are seen.
         noise: where the program draws random numbers of its own (dropout), in no sample statement; None if nowhere.
         noise_shared: whether the values that are tried in one step share that noise.
+        unlike_masks: latents that model and guide mask, but not alike.
+        unsummed: why the model's finite latents are proposed by the automatic guide; None where that did not come up.
     """
 
     sites: Mapping[Term, Site]
@@ -182,6 +188,8 @@ class Facts:
     subsampled: tuple[str, ...] = ()
     noise: str | None = None
     noise_shared: bool = False
+    unlike_masks: frozenset[str] = frozenset()
+    unsummed: str | None = None
 
     @property
     def whole(self) -> Facts:

@@ -76,9 +76,27 @@ def check_repeat(where: str, seen: Iterable[str], name: str) -> None:
         raise ProgramError(f"{where}: expected one site of this name; got a second one. Rename one of the two.")
 
 
+def check_normalized(site: Site) -> None:
+    """Raise where what the guide states is no density of its own choices, so that the loss would fall without end."""
+    if site.role == "model" or not site.observed or site.is_point:
+        return
+    if not site.is_factor:
+        raise ProgramError(
+            f"site '{site.name}' ({site.distribution}): expected the guide to observe nothing; got an observation, whose density "
+            "would make the guide unnormalized. Observe it in the model, or draw it."
+        )
+    if not site.declared:
+        raise ProgramError(
+            f"site '{site.name}' (factor): expected a guide of normalized densities; got a factor, by which the loss may fall without "
+            "end. Move it to the model, or say that it goes with the guide's own draws, as a Jacobian does: "
+            "factor(name, value, has_rsample=True), in plain NumPyro infer={'has_rsample': True} by handlers.infer_config."
+        )
+
+
 def check_match(sites: Mapping[Term, Site]) -> None:
-    """Raise unless guide and model have the same latents, auxiliary guide sites aside."""
+    """Raise unless guide and model have the same latents, auxiliary guide sites aside, and the guide is normalized."""
     for (role, name), site in sites.items():
+        check_normalized(site)
         if role == "guide" and not site.observed and not site.auxiliary:
             if ("model", name) not in sites:
                 raise ProgramError(

@@ -10,6 +10,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.choose import choose
 from ppl_gen.estimators.enumerate import Enumerate
+from ppl_gen.estimators.likelihood import describe_masks, lone_masks, refuse_likelihood, unlearned
 from ppl_gen.expectations import Enumeration, enumeration
 from ppl_gen.program import PARAM, Facts, Term
 from ppl_gen.sums import describe_sums, plan_sums
@@ -65,6 +66,11 @@ class Plan:
         tried = [name for name, row in self.rows.items() if isinstance(row.estimator, Enumerate)]
         return enumeration(self.facts, {name: row.terms for name, row in self.rows.items()}, tried)
 
+    @property
+    def cost_is(self) -> str:
+        """What the cost of a program without latents is."""
+        return "exact likelihood" if refuse_likelihood(self.facts) is None else "a cost that is no likelihood"
+
     def __getitem__(self, site: str) -> Row:
         if site not in self.rows:
             raise KeyError(f"site '{site}': expected one of {sorted(self.rows)}.")
@@ -119,7 +125,7 @@ class Plan:
             for line in [head, *lines]
         ]
         if not lines:
-            table = ["no latent sites: exact likelihood, plain gradient"]
+            table = [f"no latent sites: {self.cost_is}, plain gradient"]
         return "\n".join([*table, *self.notes])
 
     __repr__ = __str__
@@ -168,7 +174,15 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         rows,
         facts,
         num_particles,
-        (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *_kinks(facts), *notes),
+        (
+            *describe_sums(facts),
+            *_describe_marks(facts, rows),
+            *describe_masks(facts),
+            *_describe_cost(facts),
+            *_lost_ways(facts),
+            *_kinks(facts),
+            *notes,
+        ),
     )
     _check_enumeration(plan.enumeration)
     tried = [*plan.enumeration.sites, *(site.name for site in (facts.summed[0].sites if facts.summed else ()))]
@@ -218,16 +232,25 @@ def _kinks(facts: Facts) -> list[str]:
     ]
 
 
-def _lone_masks(facts: Facts) -> list[str]:
-    """What to say of latents whose prior does not count everywhere that their proposal does."""
-    return [
-        f"site '{name}': the model masks it and the guide does not, so where it is masked its entropy counts with no prior "
-        "beside it, and the loss is no bound; mask it in the guide too"
-        for name in lone_masks(facts)
-    ]
+def _describe_cost(facts: Facts) -> list[str]:
+    """What to say where the loss is no likelihood of data, nor a bound on one; masks have a line of their own."""
+    why = refuse_likelihood(facts) if not lone_masks(facts) else None
+    nothing = unlearned(facts)
+    return [*([f"no likelihood: {why}"] if why else []), *([nothing] if nothing else [])]
 
 
-def lone_masks(facts: Facts) -> list[str]:
-    """Latents whose prior does not count everywhere that their proposal does; the ELBO is no bound then."""
-    own = [site.name for site in facts.latents() if ("model", site.name) in facts.sites and not site.masked]
-    return [name for name in own if facts.sites["model", name].masked]
+def _describe_marks(facts: Facts, rows: Mapping[str, Row]) -> list[str]:
+    """Marks for enumeration that are not followed, each with the reason."""
+    left = []
+    for site in facts.whole.sites.values():
+        row = rows.get(site.name)
+        if not site.marked or site.observed or row is None or isinstance(row.estimator, Enumerate):
+            continue
+        if site.role == "guide":
+            why = Enumerate().refusal(site, facts, 1) or f"{row.estimator!r} is asked for"
+        elif facts.sites["guide", site.name].marked:
+            continue
+        else:
+            why = f"it cannot be summed out ({facts.unsummed})" if facts.unsummed else "the guide proposes it, unmarked"
+        left.append(f"site '{site.name}': marked for enumeration in the {site.role}, which is not followed, as {why}")
+    return left

@@ -102,14 +102,15 @@ def prepare_any(
         ProgramError: it can be trained with none.
     """
 
-    def with_guide(make: Callable[[], Any]) -> Prepared:
-        prepared = prepare(model, make(), batch, **options)
+    def with_guide(make: Callable[[], Any], unsummed: str | None = None) -> Prepared:
+        prepared = prepare(model, make(), batch, unsummed=unsummed, **options)
         settle(prepared)
         return prepared
 
+    why = None
     for make in makers[:-1]:
         try:
             return with_guide(make)
-        except ProgramError:  # too much to sum out
-            continue
-    return with_guide(makers[-1])
+        except ProgramError as error:  # too much to sum out
+            why = str(error)
+    return with_guide(makers[-1], why)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
-from ppl_gen.estimators.plan import lone_masks
+from ppl_gen.estimators.likelihood import lone_masks, unlearned
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
@@ -111,6 +111,9 @@ def fit(
             "the program states no parameters: there is nothing to learn. Register networks with module().",
             stacklevel=2,
         )
+    nothing = unlearned(prepared.plan.facts)
+    if nothing is not None and steps:
+        warnings.warn(nothing, stacklevel=2)
     plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
     if worth_it(plans, steps):
         steady = source if isinstance(source, Table) else Still(source.first())  # a stream may run but once

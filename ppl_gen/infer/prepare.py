@@ -102,6 +102,7 @@ def prepare(
     device: str = "cpu",
     row_plates: Any = (),
     bad: tuple[str, str] | None = None,
+    unsummed: str | None = None,
 ) -> Prepared:
     """Read the program on `batch` and plan.
 
@@ -124,7 +125,7 @@ def prepare(
         if bad is not None:
             raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.")
         idle = checks.check_params(facts, program.statements, PARAM)
-        plan = make_plan(facts, estimators, num_particles)
+        plan = make_plan(replace(facts, unsummed=unsummed), estimators, num_particles)
     check_host(backend, program, plan, batch, seed)
     return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
 

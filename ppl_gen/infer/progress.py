@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, steps: int, start: int, plan: Plan, rows: int | None, show: bool) -> None:
         names = Counter(type(row.estimator).__name__ for row in plan.rows.values())
-        label = " + ".join(f"{count} {name}" for name, count in names.items()) or "exact likelihood"
+        label = " + ".join(f"{count} {name}" for name, count in names.items()) or plan.cost_is
         self.rows = rows
         self._bar: Any = tqdm(total=steps, initial=start, desc=label, disable=not show or not _watched(), leave=True)
 

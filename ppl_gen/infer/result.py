@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan
+from ppl_gen.estimators.likelihood import refuse_likelihood
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint
@@ -144,7 +145,9 @@ class Fit:
             seed: of draws and orders.
 
         Raises:
-            ProgramError: the guide holds a latent at one learned point, or a plate draws a subsample: no likelihood follows.
+            ProgramError: no likelihood follows, exact or as a bound: there is a factor, a scale, an unnormalized guide, a
+                point mass at the data or of the guide's, a latent that the guide alone has or that is masked in one of the two
+                only, or a plate that draws a subsample. The message names the site.
         """
         if self._answers_queries:
             from ppl_gen.infer.query import ensemble_log_prob
@@ -156,13 +159,13 @@ class Fit:
                 f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
                 "subsample_size to training: batch_size= there does the same."
             )
-        for site in self.plan.facts.latents():
-            if site.is_point and site.learns:
-                raise ProgramError(
-                    f"site '{site.name}' (Delta): expected a guide that spreads over the latent's values; got a point, whose "
-                    "density says nothing of the others. Use a guide such as AutoNormal."
-                )
         batch = self._batch(data)
+        facts = self._prepared.backend.relabelled(self._prepared, self._trainer.final(), batch)
+        why = refuse_likelihood(facts)
+        if why is not None:
+            raise ProgramError(
+                f"{why.where}: expected a normalized density, for a likelihood of the data; got one that is {why.got}. {why.instead}"
+            )
         rows = self._row_dims()
         if not len(self.plan):
             run = next(iter(self._draw(batch, 1, seed)))

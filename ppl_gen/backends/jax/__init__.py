@@ -14,8 +14,9 @@ from numpyro.primitives import Messenger
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
+from ppl_gen.backends.jax.read import relabelled as _relabelled
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
-from ppl_gen.program import Batch, Run, Term
+from ppl_gen.program import Batch, Facts, Run, Term
 from ppl_gen.sums import sum_out
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "on_any_statement",
     "host_function",
     "read",
+    "relabelled",
     "resolve_device",
     "sample_gradients",
     "set_params",
@@ -122,6 +124,13 @@ def draw(
     with prepared.session(seed):
         for key in jax.random.split(jax.random.key(seed), num_samples):
             yield {part: {k: np.asarray(v) for k, v in found.items()} for part, found in call(key).items()}
+
+
+def relabelled(prepared: Any, state: Any, batch: Batch) -> Facts:
+    """The program's facts before any sum, with masks and scales as they are on this batch."""
+    params, buffers = state
+    with prepared.session():
+        return _relabelled(prepared.program, params, buffers, batch, prepared.plan.facts.whole)
 
 
 def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:

@@ -85,9 +85,14 @@ def deterministic(name: str, value: Array) -> Array:
     return numpyro.deterministic(name, value)
 
 
-def factor(name: str, log_factor: Array) -> None:
+def factor(name: str, log_factor: Array, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
-    numpyro.factor(name, log_factor)
+    if has_rsample is None:
+        numpyro.factor(name, log_factor)
+    else:  # NumPyro's own says nothing of it
+        unit = dist.Unit(log_factor)
+        infer = {"is_auxiliary": True, "has_rsample": has_rsample}
+        numpyro.sample(name, unit, obs=unit.sample(None), infer=infer)
 
 
 def normal_on(support: Any, loc: Array, scale: Array, event_dim: int) -> Any:

@@ -30,6 +30,7 @@ from ppl_gen.backends.jax.graph import reach
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
+from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
@@ -52,6 +53,7 @@ def read(program: Program, batch: Batch) -> Facts:
     more: dict[str, list[np.ndarray]] = {}
     spaces: dict[str, Any] = {}
     priors: dict[str, Any] = {}
+    labels: dict[Term, Label] = {}
     poles: dict[str, str] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -60,6 +62,7 @@ def read(program: Program, batch: Batch) -> Facts:
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             _check_observation(where, msg)
         sites[role, msg["name"]] = site = _site(role, msg, plates)
+        labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
             spaces[site.name] = unconstrained(msg["fn"])
@@ -104,7 +107,7 @@ def read(program: Program, batch: Batch) -> Facts:
         noise_shared=True,
     )
     return with_jumps(
-        facts,
+        labelled(facts, labels),
         {} if eager else poles,
         lambda name: [
             free(np.asarray(value), np.array(spaces[name].inv(jnp.asarray(value))))
@@ -199,11 +202,31 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
         num_features=_num_features(fn),
-        scaled=msg["scale"] is not None and _scaled(msg),
-        masked=unmasked(fn) is not fn,
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
+        declared="has_rsample" in msg["infer"],
     )
     return site.settled()
+
+
+def label(msg: Any) -> Label:
+    """What one message shows, outside of any trace."""
+    return Label(
+        mask=mask_of(msg["fn"], np.asarray),
+        masked=unmasked(msg["fn"]) is not msg["fn"],
+        scaled=msg["scale"] is not None and _scaled(msg),
+        computed=bool(msg["is_observed"]) and is_computed(msg["fn"], msg["value"], np.asarray),
+    )
+
+
+def relabelled(program: Program, params: Any, buffers: Any, batch: Batch, facts: Facts) -> Facts:
+    """The facts as they are on this batch, as far as masks and scales go. Call inside a session."""
+    found: dict[Term, Label] = {}
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        found[role, msg["name"]] = label(msg)
+
+    program.run(params, buffers, jax.random.key(program.seed), batch, observer=look)
+    return labelled(facts, found)
 
 
 def _kind(fn: Any) -> str:

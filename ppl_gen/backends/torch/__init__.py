@@ -15,8 +15,9 @@ from torch import Tensor
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
+from ppl_gen.backends.torch.read import relabelled as _relabelled
 from ppl_gen.backends.torch.train import Trainer, sample_gradients
-from ppl_gen.program import Batch, Run, Term
+from ppl_gen.program import Batch, Facts, Run, Term
 from ppl_gen.sums import sum_out
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "on_any_statement",
     "host_function",
     "read",
+    "relabelled",
     "resolve_device",
     "sample_gradients",
     "set_params",
@@ -119,6 +121,12 @@ def draw(
                 run = sum_out(xp, prepared.plan.facts, run, partial(_again, prepared.program, batch, run))
             parts = {"values": run.values, "terms": run.terms, "records": run.records}
             yield {part: {k: to_numpy(v) for k, v in found.items()} for part, found in parts.items()}
+
+
+def relabelled(prepared: Any, state: None, batch: Batch) -> Facts:
+    """The program's facts before any sum, with masks and scales as they are on this batch."""
+    with prepared.session(train=False):
+        return _relabelled(prepared.program, batch, prepared.plan.facts.whole)
 
 
 def _again(program: Program, batch: Batch, run: Run, choices: Mapping[str, Any]) -> Run:

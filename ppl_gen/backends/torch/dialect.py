@@ -82,9 +82,9 @@ def deterministic(name: str, value: Tensor) -> Tensor:
     return pyro.deterministic(name, value)
 
 
-def factor(name: str, log_factor: Tensor) -> None:
+def factor(name: str, log_factor: Tensor, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
-    pyro.factor(name, log_factor)
+    pyro.factor(name, log_factor, has_rsample=has_rsample)
 
 
 def normal_on(support: Any, loc: Tensor, scale: Tensor, event_dim: int) -> Any:

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
+from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
     features,
@@ -46,9 +47,9 @@ def read(program: Program, batch: Batch) -> Facts:
     """
     state = torch.random.get_rng_state()
     with program.discovering(), validation(True):
-        _first_run(program, batch)
+        seen = _first_run(program, batch)
     program.open = False
-    facts = _follow(program, batch)
+    facts = labelled(_follow(program, batch), labels(seen))
     _again(program, batch, facts)
     program.forget_runs()
     torch.random.set_rng_state(state)
@@ -91,7 +92,8 @@ def survey(
     return sizes, latents, shapes
 
 
-def _first_run(program: Program, batch: Batch) -> None:
+def _first_run(program: Program, batch: Batch) -> dict[Term, Any]:
+    """Every check; the messages by term."""
     seen: dict[Term, Any] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -108,6 +110,33 @@ def _first_run(program: Program, batch: Batch) -> None:
         if isinstance(error, ProgramError):
             raise
         raise ProgramError(f"the program's first run: {error}") from error
+    return seen
+
+
+def labels(seen: Mapping[Term, Any]) -> dict[Term, Label]:
+    """What a plain run shows; under the tracker it would look like values that escape."""
+    found = {}
+    for term, msg in seen.items():
+        fn, mask = msg["fn"], msg["mask"]
+        found[term] = Label(
+            mask=mask_of(fn, _host).joined(_host(True if mask is None else mask)),
+            masked=unmasked(fn) is not fn or not (mask is None or mask is True),
+            scaled=_scaled(msg),
+            computed=bool(msg["is_observed"]) and is_computed(fn, msg["value"], _host),
+        )
+    return found
+
+
+def relabelled(program: Program, batch: Batch, facts: Facts) -> Facts:
+    """The facts as they are on this batch, as far as masks and scales go. Call inside a session."""
+    seen: dict[Term, Any] = {}
+
+    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+        seen[role, msg["name"]] = msg
+
+    with torch.no_grad():
+        program.run(batch, observer=look)
+    return labelled(facts, labels(seen))
 
 
 def _again(program: Program, batch: Batch, facts: Facts) -> None:
@@ -242,9 +271,8 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         reach=tracker.reach(*inside),
         moving=frozenset(tracker.reach(*boundary)) if boundary else frozenset(),
         num_features=_num_features(fn),
-        scaled=_scaled(msg),
-        masked=unmasked(fn) is not fn or not (msg["mask"] is None or msg["mask"] is True),
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
+        declared="has_rsample" in vars(unmasked(fn)) or "has_rsample" in msg["infer"],
     )
     return site.settled()
 
@@ -316,6 +344,10 @@ def _slopes(
         return found
 
     return slopes
+
+
+def _host(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
 
 
 def _array(value: Tensor) -> np.ndarray:
