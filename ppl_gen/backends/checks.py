@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.errors import ProgramError
+from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.program import Facts, Path, Site, Term
 from ppl_gen.sums import is_summed
 
@@ -181,6 +181,30 @@ def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[s
             )
         idle.append(name)
     return idle
+
+
+def check_gradients(gradients: Mapping[str, np.ndarray]) -> None:
+    """Raise where a draw of a parameter's gradient, (draws, *shape), is not finite.
+
+    Raises:
+        NonFinite: the message names the parameter.
+    """
+    for name, draws in gradients.items():
+        bad = ~np.isfinite(draws)
+        if bad.any():
+            rows = bad.reshape(len(draws), -1).any(1)
+            raise NonFinite(
+                f"param '{name}': expected a finite gradient; got {draws[bad][0]} in {rows.sum()} of {len(draws)} draws. Look "
+                "for a square root, logarithm or quotient at its edge, or a probability of zero."
+            )
+
+
+def broken_baseline(site: str, estimator: object) -> str:
+    """What to say where what an estimator learns for itself is not finite, while the program's own gradient is."""
+    return (
+        f"site '{site}': expected what {estimator!r} learns for itself (its weights and running averages) to stay finite; got NaN or "
+        "infinity, which would spoil later steps. Scale the cost down, or use another estimator or baseline"
+    )
 
 
 def finite_arrays(arrays: Iterable[tuple[str, Any]]) -> tuple[str, str] | None:

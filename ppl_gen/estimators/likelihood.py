@@ -35,7 +35,9 @@ def refuse_likelihood(facts: Facts) -> NoLikelihood | None:
             return NoLikelihood(f"site '{site.name}' ({'factor' if site.is_factor else site.distribution})", *found)
     for name in lone_masks(facts):
         site = facts.sites["guide", name]
-        return NoLikelihood(f"site '{name}' ({site.distribution})", "masked differently in the model and in the guide", ALIKE)
+        return NoLikelihood(
+            f"site '{name}' ({site.distribution})", "masked differently in the model and in the guide", ALIKE
+        )
     return None
 
 
@@ -94,10 +96,20 @@ def lone_masks(facts: Facts) -> list[str]:
 def describe_masks(facts: Facts) -> list[str]:
     """What the plan says of them."""
     return [
-        f"site '{name}': the model and the guide mask it differently, so that somewhere its entropy counts with no prior beside it, "
-        "or the prior with no entropy, and the loss is no bound; mask it alike in both"
+        f"site '{name}': {_difference(facts, name)}, and the loss is no bound; mask it in both alike"
         for name in lone_masks(facts)
     ]
+
+
+def _difference(facts: Facts, name: str) -> str:
+    own, prior = facts.sites["guide", name], facts.sites["model", name]
+    if own.masked == prior.masked:
+        return (
+            "the model and the guide mask different elements, so somewhere its entropy counts with no prior beside it"
+        )
+    if prior.masked:
+        return "the model masks it and the guide does not, so where it is masked its entropy counts with no prior beside it"
+    return "the guide masks it and the model does not, so where it is masked its prior counts with no entropy beside it"
 
 
 def unlearned(facts: Facts) -> str | None:

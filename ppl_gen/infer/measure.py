@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import estimators as known
-from ppl_gen.errors import ProgramError
+from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
 from ppl_gen.infer.prepare import Prepared, start_baselines
 from ppl_gen.infer.trajectory import LENGTH, Point
@@ -91,17 +91,23 @@ class Measured:
             + ADVICE
         )
 
-    def z(self, truth: Draws) -> dict[str, float]:
+    @property
+    def broken(self) -> list[str]:
+        """Parameters of which a draw is NaN or infinite."""
+        return [name for name, draws in self.draws.items() if not np.isfinite(draws).all()]
+
+    def z(self, truth: Draws, size: float = 10.0) -> dict[str, float]:
         """Parameter -> largest |mean - reference| in standard errors among its components.
 
         Args:
             truth: draws of the reference; a single one is exact.
+            size: of the loss, nats, by which its rounding is judged.
         """
         found = {}
         for name, draws in self.draws.items():
             reference = truth[name]
             error = _squared_error(draws) + _squared_error(reference)
-            floor = 1e-4 * (1 + np.abs(reference.mean(0)))  # rounding of single precision
+            floor = 1e-4 * np.abs(reference.mean(0)) + 1e-5 * size  # rounding of single precision
             gap = np.abs(draws.mean(0) - reference.mean(0)) / np.maximum(np.sqrt(error), floor)
             found[name] = float(gap.max(initial=0.0))
         return found
@@ -232,14 +238,21 @@ def measure(
     prepared: Prepared, batch: Batch, num_samples: int, seed: int, objective: Any, *, warm_up: int | None = None
 ) -> Measured:
     """Gradients of the prepared plan, its baselines trained for `warm_up` steps (None: `WARM_UP`)."""
+    ready = warmed(prepared, batch, seed, objective, warm_up)
+    with prepared.tripwire():
+        draws: Draws = ready.backend.sample_gradients(
+            ready.program, objective, ready.plan, ready.start, batch, num_samples, seed
+        )
+    return Measured(ready.plan, draws)
+
+
+def warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, warm_up: int | None = None) -> Prepared:
+    """The same program and plan, its baselines trained for `warm_up` steps (None: `WARM_UP`)."""
     warm_up = WARM_UP if warm_up is None else warm_up
     learns = any(tree for trees in prepared.start for tree in trees.values())
-    start = _warmed(prepared, batch, seed, objective, warm_up) if learns and warm_up else prepared.start
-    with prepared.tripwire():
-        draws: Draws = prepared.backend.sample_gradients(
-            prepared.program, objective, prepared.plan, start, batch, num_samples, seed
-        )
-    return Measured(prepared.plan, draws)
+    if not (learns and warm_up):
+        return prepared
+    return replace(prepared, start=_warmed(prepared, batch, seed, objective, warm_up))
 
 
 class Still:
@@ -283,7 +296,7 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
     if objective.at_fixed_values:
         return {}
     plan, found = prepared.plan, {}
-    free = [n for n, row in plan.rows.items() if row.estimator.cuts and n not in asked and "*" not in asked]
+    free = [n for n in plan.rows if _is_free(plan, n, asked)]
     for label, estimator in candidates(plan).items():
         wanted = {n: estimator for n in free if _suits(plan, n, estimator)}
         try:
@@ -293,6 +306,13 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
         if wanted and _is_right(trial, objective):
             found[label] = trial
     return found
+
+
+def _is_free(plan: Plan, name: str, asked: Mapping[str, Estimator]) -> bool:
+    """Whether a site's estimator may be exchanged: nobody asked for it, by argument or by a mark that is followed."""
+    row, marked = plan.rows[name], plan.facts.sites["guide", name].marked
+    followed = marked and isinstance(row.estimator, Enumerate)
+    return row.estimator.cuts and not followed and name not in asked and "*" not in asked
 
 
 def _is_right(plan: Plan, objective: Any) -> bool:
@@ -333,14 +353,23 @@ def best_plan(
 
     def tried(plan: Plan) -> Along:
         found = []
-        for point in points or [{}]:
-            prepared.backend.set_params(prepared.program, point)
-            found.append(measure(with_plan(prepared, plan, seed), batch, SAMPLES, seed, objective))
-        prepared.backend.set_params(prepared.program, points[0] if points else {})
+        try:
+            for point in points or [{}]:
+                prepared.backend.set_params(prepared.program, point)
+                found.append(measure(with_plan(prepared, plan, seed), batch, SAMPLES, seed, objective))
+        finally:
+            prepared.backend.set_params(prepared.program, points[0] if points else {})
         return Along(tuple(found))
 
-    found = {label: tried(plan) for label, plan in plans.items()}
-    mixed = _site_by_site(found, asked)
+    found, wrong = dict[str, Along](), dict[str, str]()
+    for label, plan in plans.items():
+        try:
+            found[label] = tried(plan)
+        except NonFinite as error:  # its baseline broke
+            wrong[label] = str(error)
+    broken = {label: name for label, one in found.items() for point in one.points for name in point.broken}
+    wrong |= {label: f"its gradient of '{name}' is not finite" for label, name in broken.items()}
+    mixed = _site_by_site({label: one for label, one in found.items() if label not in wrong}, asked)
     if mixed:
         plan = make_plan(prepared.plan.facts, {**asked, **mixed}, prepared.plan.num_particles)
         if _is_right(plan, objective):
@@ -348,7 +377,7 @@ def best_plan(
     truth = exact_gradient(prepared, batch, seed, objective, MOST_VALUES) if len(found) > 1 else None
     if truth is not None and lowest_chance(prepared, batch, seed) * SAMPLES < OFTEN:
         truth = None  # whose draws may miss what counts
-    wrong = _wrong(found, truth)
+    wrong |= _wrong({label: one for label, one in found.items() if label not in wrong}, truth)
     work = {label: max(one.variance, NO_VARIANCE) * one.cost for label, one in found.items() if label not in wrong}
     if not work:
         return prepared.plan
@@ -356,20 +385,24 @@ def best_plan(
     best: Plan = plans[label]
     reason = _reason(work, label)
     for name, row in best.rows.items():
-        if row.estimator.cuts and name not in asked and "*" not in asked:
+        if _is_free(best, name, asked):
             best.rows[name] = replace(row, reason=reason)
-    left = [f"left out, as its gradient is not the exact one (|z| = {z:.1f}): {name}" for name, z in wrong.items()]
+    left = [f"left out, as {why}: {name}" for name, why in wrong.items()]
     best.notes = (*best.notes, *left, *filter(None, [found[label].points[-1].complaint()]))
     return best
 
 
-def _wrong(found: Mapping[str, Along], truth: Draws | None) -> dict[str, float]:
-    """The plans whose gradient at the first point is not the exact one, with its |z|; where signals are rare none can be told."""
+def _wrong(found: Mapping[str, Along], truth: Draws | None) -> dict[str, str]:
+    """The plans whose gradient at the first point is not the exact one; where signals are rare none can be told."""
     if truth is None:
         return {}
     firsts = {label: one.points[0] for label, one in found.items() if one.points[0].complaint() is None}
     far = {label: max(one.z(truth).values(), default=0.0) for label, one in firsts.items()}
-    return {label: z for label, z in far.items() if z > luck(firsts[label].components, FALSE_ALARM)}
+    return {
+        label: f"its gradient is not the exact one (|z| = {z:.1f})"
+        for label, z in far.items()
+        if z > luck(firsts[label].components, FALSE_ALARM)
+    }
 
 
 def _site_by_site(found: Mapping[str, Along], asked: Mapping[str, Estimator]) -> dict[str, Estimator]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.backends.checks import check_gradients
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
 from ppl_gen.infer.batches import Table
@@ -121,6 +122,7 @@ def gradient(
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
+        NonFinite: an estimate is NaN or infinite; the message names the parameter.
     """
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
@@ -131,4 +133,5 @@ def gradient(
         found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
             prepared.program, objective, prepared.plan, prepared.start, batch, num_samples, seed
         )
+    check_gradients(found)
     return found

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.distributions import core
 from ppl_gen.backends.jax.program import Program
@@ -248,7 +249,7 @@ class Trainer:
         start = (state, jnp.zeros(CHUNK), jnp.zeros((), jnp.int32))
         state, losses, good = jax.lax.fori_loop(0, count, body, start)
         if not watchful:
-            good = jnp.where(all_finite([losses, *state.params.values()]), count, 0)
+            good = jnp.where(all_finite([losses, *state.params.values(), *_own(state)]), count, 0)
         return state, losses, good
 
     def _advance(self, state: State, batch: Batch) -> tuple[State, Array, Array]:
@@ -258,21 +259,28 @@ class Trainer:
         )
         updates, moments = self.transform.update(of_params, state.moments[0], state.params)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
-        finite = all_finite([loss, *of_params.values()])
+        finite = all_finite([loss, *of_params.values(), *jax.tree.leaves((of_weights, averages))])
         params, weights = optax.apply_updates(state.params, updates), optax.apply_updates(state.weights, own_updates)
         return State(params, buffers, weights, averages, (moments, own_moments), key), loss, finite
 
     def _blame(self, loss: float, batch: Batch, losses: list[float]) -> None:
         _, now = jax.random.split(self.values.key)
-        gradient = gradients(self.program, self.objective, self.plan, self.values, now, batch)[0][0]
+        (gradient, own), (_, averages, _) = gradients(self.program, self.objective, self.plan, self.values, now, batch)
         bad = [name for name, g in gradient.items() if not bool(jnp.all(jnp.isfinite(g)))]
         if np.isfinite(loss) and bad:
             message = f"param '{bad[0]}': expected a finite gradient; got NaN or infinity. Lower the learning rate or check the batch."
+        elif np.isfinite(loss) and (broken := self._broken(own) or self._broken(averages)):
+            message = broken_baseline(broken, self.plan[broken].estimator)
         else:
             message = blame(self.program, self.values, batch)
         error = NonFinite(message)
         error.losses = np.array(losses)
         raise error
+
+    def _broken(self, tree: Mapping[str, Mapping[str, Array]]) -> str | None:
+        """The first site for which something is not finite."""
+        sites = [site for site, leaves in tree.items() if leaves and site in self.plan]
+        return next((site for site in sites if not bool(all_finite(tree[site].values()))), None)
 
     def loss(self, batch: Batch, draw: int = 0) -> float:
         """The objective's value on `batch`; one `draw` always means the same random numbers."""
@@ -328,6 +336,11 @@ def _like(leaf: Array, value: np.ndarray) -> Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(value))
     return jnp.asarray(value, leaf.dtype)
+
+
+def _own(state: State) -> list[Array]:
+    """What the estimators learn for themselves."""
+    return [*jax.tree.leaves(state.weights), *jax.tree.leaves(state.averages)]
 
 
 def all_finite(arrays: Any) -> Array:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
 from ppl_gen.backends.torch.program import Program
@@ -160,9 +161,15 @@ class Trainer:
                 join(list(inputs[len(inputs) - len(arrays) :])),
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
-            sums = [loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)]
             fresh = [loss.averages[s][n].detach() for s, leaves in self.averages.items() for n in leaves]
-            return [loss.value.detach(), torch.isfinite(torch.stack(sums)).all(), *found, *fresh]
+            value = loss.value.reshape(()).detach()
+            sums = [value, *(array.sum() if array.dim() else array for array in (*found, *fresh))]
+            return [
+                loss.value.detach(),
+                torch.isfinite(torch.stack([s.to(value.dtype) for s in sums])).all(),
+                *found,
+                *fresh,
+            ]
 
         return step, given
 
@@ -233,6 +240,16 @@ class Trainer:
         for name, gradient in zip(self.names, found, strict=False):
             if bool(torch.isfinite(loss)) and not bool(torch.isfinite(gradient).all()):
                 raise NonFinite(f"param '{name}': expected a finite gradient; got {gradient.flatten()[:3].tolist()}.")
+        own = iter(found[len(self.leaves) :])
+        for tree in (self.weights, self.averages):
+            for site, leaves in tree.items():
+                arrays = [next(own) for _ in leaves]
+                if (
+                    site in self.plan
+                    and bool(torch.isfinite(loss))
+                    and not all(bool(torch.isfinite(array).all()) for array in arrays)
+                ):
+                    raise NonFinite(broken_baseline(site, self.plan[site].estimator))
         raise NonFinite(blame(self.program, batch))
 
     def current_params(self) -> dict[str, Tensor]:
