@@ -23,10 +23,19 @@ class OrderAgnosticNADE:
     proper distribution; training maximizes the mean over orders of the log-likelihood, one random mask per
     row and step.
 
+    What is assumed of missing values: p(x_j | x_S) is learned from the rows in which x_j and all of x_S are recorded,
+    each such row counting alike. It is the distribution in the population if, among rows of one x_S, being recorded does
+    not depend on x_j. That holds for all j and S where values go missing completely at random. Where the gaps of one column
+    depend on the values of others that are recorded more often (colour is known only for owners), it holds for S that
+    has those others in it; so a joint distribution visits columns with fewer gaps first (`Schema.tiers`), and draws,
+    log-likelihoods and marginals are right. With such a column as evidence the answer is one about rows that record it.
+    Where gaps depend on the missing value itself nothing can be learned of it from the data.
+
     Args:
         variables: a `data.Schema`, or a number of binary variables.
         hidden: widths of the hidden layers; a layer as wide as the one before is added to it.
-        data: rows whose marginals start the output biases; None starts them at even odds.
+        data: rows whose marginals start the output biases, and which say what gaps each column has; None starts
+            the biases at even odds and takes the gaps from the schema.
 
     Raises:
         TypeError: `variables` is neither.
@@ -46,7 +55,10 @@ class OrderAgnosticNADE:
         self.schema = Schema.binary(variables) if isinstance(variables, int) else variables
         self.hidden = tuple(hidden)
         self._units = _Units(self.schema.cardinalities)
-        self._bias: Any = 0.0 if data is None else self._units.log_odds(self.prepare(data))
+        self._bias: Any = 0.0
+        if data is not None:
+            codes = self.prepare(data)
+            self.schema, self._bias = self.schema.with_gaps_of(codes), self._units.log_odds(codes)
 
     def __repr__(self) -> str:
         """Variables and widths."""
@@ -62,14 +74,21 @@ class OrderAgnosticNADE:
         return self.schema.encode(data)
 
     def __call__(self, codes: Array) -> None:
-        """The training program: one unbiased estimate of each row's mean over orders of log p.
+        """The training program: one unbiased estimate of each row's mean over orders of log p, up to the first gap.
 
-        Of the m variables a row has (those not NaN), d are observed, d uniform on 0 .. m - 1 and the set
-        uniform of its size. Then m / (m - d) times the sum of log p of the m - d others has the mean over all
-        m! orders of the row's log-likelihood as its expectation: position d of a uniform order holds each of
-        the others equally often, and a row's log-likelihood is a sum over m positions. Sizes are stratified
-        over the rows, which leaves each row's own d uniform. What is missing is never an input and never a
-        target.
+        Of all D! orders of the D variables, each is followed until it comes to a variable that the row lacks. So the term
+        log p(x_j | x_S) has weight d! (D - d - 1)! / D!, d the size of S, in every row that has x_j and x_S, and none in
+        the others: what else a row has does not matter. (A mean over the orders of what the row has would give rows
+        with few values more weight, and the conditionals of such rows would be learned.) Without gaps it is the mean over
+        all orders of the row's log-likelihood.
+
+        It is estimated from one set: of the m variables a row has, d are observed, d uniform on 0 .. m - 1 and the set
+        uniform of its size; the sum of log p of the m - d others counts with
+
+            m / (m - d) * [m (m - 1) ... (m - d)] / [D (D - 1) ... (D - d)],
+
+        the weight above over the probability of the set, (m - d)! d! / (m m!). Sizes are stratified over the rows, which
+        leaves each row's own d uniform. What is missing is never an input and never a target.
 
         Args:
             codes: shape (rows, variables), NaN where missing.
@@ -101,7 +120,7 @@ class OrderAgnosticNADE:
         return xp.where(absent, xp.full_like(log_probs, -float("inf")), log_probs)
 
     def _draw_mask(self, present: Array) -> tuple[Array, Array]:
-        """Which variables are observed (rows, variables), and the weight m / (m - d), shape (rows,)."""
+        """Which variables are observed (rows, variables), and the weight of the others, shape (rows,)."""
         num_rows = present.shape[0]
         stratum = xp.astype(xp.argsort(xp.random.uniform((num_rows,))), xp.float32)
         fraction = (stratum + xp.random.uniform((num_rows,))) / num_rows
@@ -111,7 +130,14 @@ class OrderAgnosticNADE:
         place = xp.random.uniform(present.shape) + 2 * (1 - present)  # what is missing comes last
         rank = xp.argsort(xp.argsort(place, axis=1), axis=1)
         observed = xp.astype(xp.astype(rank, xp.float32) < xp.expand_dims(size, axis=1), xp.float32)
-        return observed, count / xp.clip(count - size, 1, None)
+        return observed, count / xp.clip(count - size, 1, None) * self._share_of_orders(count, size)
+
+    def _share_of_orders(self, count: Array, size: Array) -> Array:
+        """The share of all orders whose first d + 1 variables a row has, shape (rows,); one where nothing is missing."""
+        place = xp.asarray(np.arange(len(self.schema), dtype=np.float32))
+        left, after = xp.expand_dims(count, axis=1) - place, xp.expand_dims(size, axis=1)
+        ratio = xp.clip(left, 0, None) / (len(self.schema) - place)
+        return xp.prod(xp.where(place <= after, ratio, xp.ones_like(ratio)), axis=1)
 
     def _logits(self, values: Array, observed: Array) -> Array:
         inputs = xp.concat([self._units.of_values(values, observed), observed], axis=1)

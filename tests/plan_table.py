@@ -19,6 +19,8 @@ import torch
 from numpyro.distributions import constraints as jconstraints
 from pyro.distributions import constraints as tconstraints
 
+from tests import smooth_ways
+
 Triple = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
 BACKENDS = ("torch", "jax")
 
@@ -400,7 +402,22 @@ PATHWISE = Expect("Pathwise")
 Z_SCORE = Expect("Score", depends=sites("z", "x"))
 ESCAPED = Expect("Score", contains=sites("z", "x"))
 
+
+def by_backend(builders: Mapping[str, Callable[[], Triple]]) -> Callable[[str], Triple]:
+    return lambda backend: builders[backend]()
+
+
+# continuous, though a comparison, an index, a clamp or a derivative of its own stands on the way
+SMOOTH_ROWS = (
+    *(Row(name, normal_toy(means), {"z": PATHWISE}, tuple(means)) for name, means in smooth_ways.MEANS.items()),
+    *(
+        Row(name, by_backend(builders), dict.fromkeys(latents, PATHWISE), tuple(builders))
+        for name, (builders, latents) in smooth_ways.PROGRAMS.items()
+    ),
+)
+
 ROWS: tuple[Row, ...] = (
+    *SMOOTH_ROWS,
     Row("eight schools", eight_schools, dict.fromkeys(("mu", "tau", "eta"), PATHWISE)),
     *(Row(f"VAE {name}", vae(functions), {"z": PATHWISE}) for name, functions in ACTIVATIONS.items()),
     Row("gamma-Poisson", gamma_poisson, {"rate": PATHWISE}),

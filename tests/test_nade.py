@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
+from math import comb
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from ppl_gen import infer
 from ppl_gen.backends.namespace import Namespace
 from ppl_gen.data import Schema
 from ppl_gen.data.variable import Variable
+from ppl_gen.infer.orders import draw_orders
 from ppl_gen.language import use
 from ppl_gen.models.order_agnostic_nade import OrderAgnosticNADE
 
@@ -66,11 +69,11 @@ def wide(model, dialect, codes):
 
 
 def mean_over_orders(model, dialect, row):
-    """The mean over all orders of the present variables of log p(row), one conditional at a time."""
-    present, total = np.flatnonzero(~np.isnan(row)), []
-    for order in itertools.permutations(present):
+    """The mean over all orders of log p(row) up to the first variable that is missing, one conditional at a time."""
+    total = []
+    for order in itertools.permutations(range(len(row))):
         value, mask = 0.0, np.zeros((1, len(row)), dtype=bool)
-        for j in order:
+        for j in itertools.takewhile(lambda j: not np.isnan(row[j]), order):
             value += run(dialect, model.log_conditionals, row[None], mask)[0, j, int(row[j])]
             mask[0, j] = True
         total.append(value)
@@ -91,7 +94,7 @@ def estimates(model, dialect, rows, repeats):
 
 @pytest.mark.parametrize("schema", [MIXED, Schema.binary(4)], ids=["mixed", "binary"])
 def test_single_mask_estimate_is_unbiased_for_the_mean_over_orders_with_missing_values(schema):
-    """|z| < 4.5 in 5 rows of 2 schemas: false alarm 7e-5. Weighting by 1 instead of m / (m - d) must fail."""
+    """|z| < 4.5 in 5 rows of 2 schemas: false alarm 7e-5. A bias of 10 % must fail."""
     rows = np.minimum(ROWS, np.array(schema.cardinalities) - 1)
     model, dialect = OrderAgnosticNADE(schema, hidden=(7, 7)), Drawing()
     wide(model, dialect, rows)
@@ -102,7 +105,83 @@ def test_single_mask_estimate_is_unbiased_for_the_mean_over_orders_with_missing_
     np.testing.assert_allclose(draws.mean(0)[~moving], exact[~moving], atol=1e-6)
     z = (draws.mean(0) - exact)[moving] / error[moving]
     assert moving.sum() == 3 and np.abs(z).max() < 4.5, z
-    assert np.abs(0.1 * exact[moving] / error[moving]).min() > 9  # power: a bias of 10 % would show
+    assert np.abs(0.1 * exact[moving] / error[moving]).min() > 6  # power: a bias of 10 % would show
+
+
+def test_the_weight_of_a_target_does_not_depend_on_what_else_its_row_has():
+    """For each set S of size d it is d! (D - d - 1)! / D! in every row that has S and the target.
+
+    |z| < 5 for 36 pairs of a row and a set: false alarm 2e-5. The weight m / (m - d) is off by 30 standard errors and more.
+    """
+    model, dialect, present = OrderAgnosticNADE(4, hidden=(4,)), Drawing(), (~np.isnan(ROWS)).astype(float)
+    repeats, found = 20_000, []
+    for _ in range(repeats):
+        observed, weight = run(dialect, model._draw_mask, present)
+        found.append((observed @ [1, 2, 4, 8], weight))
+    sets, weights = np.array([f[0] for f in found]), np.array([f[1] for f in found])
+    checked = 0
+    for number, subset in enumerate(itertools.product([0, 1], repeat=4)):
+        mask = np.array(subset[::-1]) > 0
+        right = 1 / (4 * comb(3, mask.sum())) if mask.sum() < 4 else 0.0
+        for row in range(4):
+            if not mask[np.isnan(ROWS[row])].any() and mask.sum() < present[row].sum():
+                draws = np.where(sets[:, row] == number, weights[:, row], 0.0)
+                assert abs(draws.mean() - right) < max(5 * draws.std() / np.sqrt(repeats), 1e-6), (row, subset)
+                checked += 1
+    assert checked == 15 + 7 + 3 + 1
+
+
+def cars(num_rows=1000):
+    """Income and owning a car are always known, colour for owners only, tyres for half of those, city at random."""
+    rng = np.random.default_rng(4)
+    rich = rng.random(num_rows) < 0.4
+    owns = rng.random(num_rows) < np.where(rich, 0.8, 0.31)
+    colour = np.where(owns, (rng.random(num_rows) < np.where(rich, 0.7, 0.4)), np.nan)
+    tyres = np.where(owns & (rng.random(num_rows) < 0.5), rng.random(num_rows) < 0.25, np.nan)
+    city = np.where(rng.random(num_rows) < 0.75, rng.random(num_rows) < 0.6, np.nan)
+    return np.stack([colour, rich, tyres, owns, city], axis=1).astype(float)
+
+
+def test_gaps_that_depend_on_other_columns_bias_nothing(backend):
+    """Marginals, draws, a conditional: the data's frequencies, whatever gaps other columns have.
+
+    Over eight seeds training leaves a standard error of .01 in marginals and of .02 in conditionals, draws add .008: a
+    false alarm in 1 of 1000 runs or fewer. Weights of m / (m - d) and orders with colour first were off by .08 for the
+    share that owns a car, .31 in the joint distribution and its draws, .19 given income.
+    """
+    rows = cars()
+    model = OrderAgnosticNADE(Schema.of(rows), hidden=(16,), data=rows if backend == "jax" else None)
+    fit = infer.fit(model, data=rows, steps=800, learning_rate=0.01, backend=backend, progress=False)
+    everything = fit.query().marginals()
+    draws = fit.query().sample(4000, seed=1).reshape(4000, 5)
+    for column, right in enumerate(np.nanmean(rows, axis=0)):
+        assert abs(fit.query([column]).marginals()[column][0, 1] - right) < 0.05, column
+        if column in (1, 3):  # never missing
+            assert abs(everything[column][0, 1] - right) < 0.05, column
+            assert abs((draws[:, column] == 1).mean() - right) < 0.06, column
+    rich = rows[rows[:, 1] == 1]
+    assert abs(fit.query([3], {1: 1}).marginals()[3][0, 1] - rich[:, 3].mean()) < 0.09
+    assert abs(fit.query([0], {1: 1, 3: 1}).marginals()[0][0, 1] - np.nanmean(rich[:, 0])) < 0.09
+
+
+def test_a_complete_table_trains_as_ever():
+    """All rows full: the weight is D / (D - d) to the last bit, and no order is left out."""
+    model, dialect = OrderAgnosticNADE(9, hidden=(4,)), Drawing()
+    observed, weight = run(dialect, model._draw_mask, np.ones((50, 9)))
+    np.testing.assert_array_equal(weight, 9 / (9 - observed.sum(1)))
+    assert not model.schema.tiers.any()
+
+
+def test_columns_with_fewer_gaps_are_visited_first():
+    schema = Schema.of(cars())
+    colour, rich, tyres, owns, city = schema.tiers
+    assert rich == owns == 0 < city < colour < tyres
+    assert list(Schema.from_json(schema.to_json()).tiers) == list(schema.tiers)
+    nothing, everything = np.zeros((1, 5), bool), np.ones((1, 5), bool)
+    orders = draw_orders(nothing, everything, 16, 0, schema.tiers).of_row(0)
+    assert sorted(map(tuple, orders)) == [(1, 3, 4, 0, 2), (3, 1, 4, 0, 2)]
+    given = draw_orders(~everything | (np.arange(5) == 0), np.arange(5)[None] == 3, 16, 0, schema.tiers).of_row(0)
+    assert given.tolist() == [[0, 3]]  # what is given comes first all the same
 
 
 def test_mask_sizes_are_stratified_over_rows_and_uniform_for_each_row():

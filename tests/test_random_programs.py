@@ -1,17 +1,15 @@
-"""Estimators and objectives on programs that nobody wrote: random graphs of sites, against enumeration and quadrature.
+"""Estimators and objectives on programs that nobody wrote (`random_programs`), against enumeration and quadrature.
 
-Each program has up to four latents (binary, categorical, vectors of bits, at most one normal) in and out of a plate,
-with random parents in model and guide, an observation, an objective drawn at random, and at each latent an estimator
-drawn from those that are right there under that objective. |z| of every gradient component stays below 5: with about
-10 components in each of 40 programs a false alarm has probability 2.3e-4 (200 programs, with PPL_GEN_NIGHTLY=1:
-1.1e-3). Examples are derandomized: the same each time.
+An objective is drawn at random, and at each latent an estimator of those that are right there under that objective. Where
+something is hidden the plan is made at one place and used at another, as a fit does: other data, and parameters that
+have moved. |z| of every gradient component stays below 5: with about 10 components in each of 60 programs a false alarm has
+probability 3.4e-4 (400 programs, with PPL_GEN_NIGHTLY=1: 2.3e-3). Examples are derandomized: the same each time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,118 +17,28 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from ppl_gen import backends, infer
 from ppl_gen import estimators as es
-from ppl_gen import infer
 from ppl_gen.backends import reference
 from ppl_gen.estimators import Estimator, make_plan
-from ppl_gen.language import dist, factor, param, plate, sample, xp
+from ppl_gen.infer.automatic import converter
+from ppl_gen.infer.batches import Table
+from ppl_gen.infer.prepare import under
+from ppl_gen.infer.verbs import read
+from ppl_gen.language import dist, factor, param, sample, xp
 from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi
+from tests.random_programs import MIXING, ON_TORCH, PLAIN, POLES, Node, graphs, programs, twisted_graphs
 from tests.small_programs import Case
 from tests.test_objectives import Spec, exact_bound, log_mean, power, slopes
 
-EXAMPLES = 200 if os.environ.get("PPL_GEN_NIGHTLY") == "1" else 40
-SIZE = 2  # elements of the plate
+EXAMPLES = 400 if os.environ.get("PPL_GEN_NIGHTLY") == "1" else 60
 BOUND = 5.0
+Nodes = tuple[Node, ...]
 
 
-@dataclass(frozen=True)
-class Node:
-    """One latent: its kind, whether it is in the plate, its parents in the model and in the guide."""
-
-    kind: str
-    inside: bool
-    model_parents: tuple[int, ...]
-    guide_parents: tuple[int, ...]
-    weights: tuple[float, ...]
-
-
-def wide(value: Any, node: Node) -> Any:
-    """A value as one float per plate element (or one in all): categories and vectors of bits weighed together."""
-    value = xp.astype(value, xp.float32)
-    return value[..., 0] - 1.5 * value[..., 1] if node.kind == "bits" else value
-
-
-def push(nodes: tuple[Node, ...], parents: tuple[int, ...], values: list[Any], inside: bool, weights: Any) -> Any:
-    """The parents' influence, shaped like what they influence; a plate's elements are summed on the way out."""
-    total: Any = 0.0
-    for weight, parent in zip(weights, parents, strict=False):
-        value = values[parent]
-        total = total + weight * (xp.sum(value) if nodes[parent].inside and not inside else value)
-    return total
-
-
-def distribution(node: Node, shift: Any, free: Any) -> Any:
-    """The node's distribution; `free` is its own parameter, a number or an array of logits."""
-    if node.kind == "normal":
-        return dist.Normal(0.5 * shift + free, 0.8)
-    if node.kind == "category":
-        steps = xp.asarray([0.4, -0.3, 0.1])
-        return dist.Categorical(
-            logits=free + steps * (shift[..., None] if hasattr(shift, "ndim") and shift.ndim else shift)
-        )
-    if node.kind == "bits":
-        return dist.Bernoulli(logits=free + xp.stack([shift + xp.zeros(()), -shift + xp.zeros(())], axis=-1)).to_event(
-            1
-        )
-    return dist.Bernoulli(logits=free + shift)
-
-
-SHAPES = {"bit": (), "normal": (), "category": (3,), "bits": (2,)}
-
-
-def programs(nodes: tuple[Node, ...]) -> tuple[Callable[..., None], Callable[..., None]]:
-    """(model, guide) of a graph."""
-
-    def walk(role: str) -> list[Any]:
-        values: list[Any] = []
-        for i, node in enumerate(nodes):
-            shape = ((SIZE,) if node.inside else ()) + SHAPES[node.kind]
-            start = 0.3 * np.cos(np.arange(np.prod(shape, dtype=int)) + i + 1).reshape(shape)
-            free: Any = xp.asarray(start.astype(np.float32))
-            if role == "guide":
-                free = param(f"q{i}", free)
-            parents = node.guide_parents if role == "guide" else node.model_parents
-            shift = push(nodes, parents, values, node.inside, node.weights)
-            if node.inside:
-                with plate("rows", SIZE):
-                    value = sample(f"z{i}", distribution(node, shift + xp.zeros(SIZE), free))
-            else:
-                value = sample(f"z{i}", distribution(node, shift, free))
-            values.append(wide(value, node))
-        return values
-
-    def model(x: Any) -> None:
-        values = walk("model")
-        everyone = tuple(range(len(nodes)))
-        loc = push(nodes, everyone, values, True, (0.9, -0.7, 0.6, 0.8)) + param("shift", xp.asarray(0.2))
-        with plate("rows", SIZE):
-            sample("x", dist.Normal(loc + xp.zeros(SIZE), 0.9), obs=x)
-
-    def guide(x: Any) -> None:
-        walk("guide")
-
-    return model, guide
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[Node, ...]:
-    """One to four nodes; small enough that all branches can be run through."""
-    nodes: list[Node] = []
-    values = 1.0
-    for i in range(draw(st.integers(1, 4))):
-        kinds = ["bit", "category", "bits"] + ["normal"] * all(node.kind != "normal" for node in nodes)
-        kind, inside = draw(st.sampled_from(kinds)), draw(st.booleans())
-        levels = {"bit": 2, "category": 3, "bits": 4, "normal": 24}[kind] ** (SIZE if inside else 1)
-        if values * levels > 300:
-            break
-        values *= levels
-        some = st.lists(st.integers(0, i - 1), unique=True, max_size=2).map(tuple) if i else st.just(())
-        weights = draw(st.tuples(*[st.sampled_from([-1.1, 0.7, 1.3])] * 2))
-        nodes.append(Node(kind, inside, draw(some), draw(some), weights))
-    return tuple(nodes) if nodes else (Node("bit", False, (), (), (1.0, 1.0)),)
-
-
-OBSERVED = np.array([0.4, -0.9])
+FIRST = (np.array([0.4, -0.9]), np.float32(0.0))  # the batch that the program is read on
+LATER = (np.array([-0.7, 1.2]), np.float32(1.0))  # and the one it is trained on
+OBSERVED = FIRST[0]
 
 
 AIMS: dict[str, tuple[Bound, int]] = {
@@ -142,24 +50,29 @@ AIMS: dict[str, tuple[Bound, int]] = {
 }
 
 
-def exact(nodes: tuple[Node, ...], params: Any, aim: str) -> dict[str, np.ndarray]:
-    """The gradient of minus the bound, by enumeration and quadrature."""
+def breaks(nodes: Nodes) -> dict[str, tuple[float, ...]]:
+    """Normal site -> where the cost may jump in its value."""
+    return {f"z{i}": node.breaks for i, node in enumerate(nodes) if node.breaks}
+
+
+def exact(nodes: Nodes, params: Any, aim: str) -> dict[str, np.ndarray]:
+    """The gradient of minus the bound on the later batch, by enumeration and quadrature."""
     model, guide = programs(nodes)
     objective, particles = AIMS[aim]
     if isinstance(objective, ELBO):
-        return reference.gradient(model, guide, (OBSERVED,), params)
+        return reference.gradient(model, guide, LATER, params, breaks(nodes))
     combine = power(objective.alpha) if isinstance(objective, Renyi) else log_mean
-    # the plate's elements have weights of their own where all latents stand in it
-    spec = Spec("random", (-1,) if all(node.inside for node in nodes) else ())
-    case = Case("random", model, guide, (OBSERVED,), "")
-    return slopes(lambda p: -exact_bound(case, spec, p, particles, combine), params)
+    # the plate's elements have weights of their own where all latents stand in it and none reaches another's cost
+    apart = all(node.inside and node.twist == PLAIN for node in nodes)
+    case = Case("random", model, guide, LATER, "", breaks(nodes))
+    return slopes(lambda p: -exact_bound(case, Spec("random", (-1,) if apart else ()), p, particles, combine), params)
 
 
-def mixture(nodes: tuple[Node, ...], picks: tuple[int, ...], aim: str) -> dict[str, Estimator]:
+def mixture(nodes: Nodes, picks: tuple[int, ...], aim: str, backend: str, seed: int) -> dict[str, Estimator]:
     """An estimator for each latent, of those that are right there; those that the objective refuses are left out."""
     model, guide = programs(nodes)
     objective, particles = AIMS[aim]
-    plan = infer.plan(model, guide, OBSERVED, backend="jax", num_particles=particles)
+    plan = infer.plan(model, guide, FIRST, backend=backend, num_particles=particles, seed=seed)
     asked: dict[str, Estimator] = {}
     for site, pick in zip(plan.facts.latents(), picks, strict=False):
         right = [e for e in UNBIASED if e.refusal(site, plan.facts, particles) is None]
@@ -169,57 +82,138 @@ def mixture(nodes: tuple[Node, ...], picks: tuple[int, ...], aim: str) -> dict[s
     return asked
 
 
+def moved(nodes: Nodes) -> dict[str, np.ndarray]:
+    """Parameters some steps after their start."""
+    params = reference.initial_params(*programs(nodes), FIRST)
+    shift = {"a": 0.9}
+    return {name: np.asarray(value + shift.get(name, -0.2)) for name, value in params.items()}
+
+
+def later_draws(
+    nodes: Nodes, asked: dict[str, Estimator] | None, aim: str, backend: str, seed: int, params: Any
+) -> dict[str, np.ndarray]:
+    """Single-step gradients on the later batch, at these parameters, by the plan that was made on the first."""
+    objective, particles = AIMS[aim]
+    prepared, batch = read(
+        *programs(nodes), FIRST, backend, params, estimators=asked, num_particles=particles, seed=seed
+    )
+    prepared, module = under(prepared, objective, seed, batch), prepared.backend
+    later, count = Table(LATER, None, 0, converter(module, "cpu")).first(), 400 if backend == "torch" else 1500
+    if all(isinstance(row.estimator, es.Enumerate) for row in prepared.plan.rows.values()):
+        count = 2  # there is no noise
+    with backends.tripwire(module.name):
+        found: dict[str, np.ndarray] = module.sample_gradients(
+            prepared.program, objective, prepared.plan, prepared.start, later, count, seed
+        )
+    return found
+
+
 KINDS = [getattr(es, name) for name in es.__all__]
 UNBIASED = [
     k() for k in KINDS if isinstance(k, type) and issubclass(k, Estimator) and k is not Estimator and k.unbiased
 ]
 
 
-def z_scores(nodes: tuple[Node, ...], asked: dict[str, Estimator] | None, aim: str, backend: str) -> tuple[float, str]:
+def z_scores(
+    nodes: Nodes, asked: dict[str, Estimator] | None, aim: str, backend: str, seed: int, params: Any
+) -> tuple[float, str]:
     """(largest |z|, what was at work)."""
-    model, guide = programs(nodes)
-    objective, particles = AIMS[aim]
-    params = reference.initial_params(model, guide, (OBSERVED,))
-    truth = exact(nodes, params, aim)
-    draws = infer.gradient(
-        model, guide, OBSERVED, estimators=asked, num_samples=400 if backend == "torch" else 1500, params=params,
-        num_particles=particles, objective=objective, backend=backend, seed=3,
-    )  # fmt: skip
-    worst = 0.0
+    truth, worst = exact(nodes, params, aim), 0.0
+    draws = later_draws(nodes, asked, aim, backend, seed, params)
     for key, value in truth.items():
         found = draws[key].reshape(len(draws[key]), -1).astype(float)
+        assert np.isfinite(found).all(), key
         error = np.maximum(found.std(0, ddof=1) / np.sqrt(len(found)), 2e-4 * (1 + np.abs(value.ravel())))
         worst = max(worst, float((np.abs(found.mean(0) - value.ravel()) / error).max()))
-    return worst, f"{asked} under {aim} on {backend}"
+    return worst, f"{asked or 'the automatic choice'} under {aim} on {backend}, seed {seed}"
 
 
-SETTINGS = settings(
-    max_examples=EXAMPLES // 2,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+def check(nodes: Nodes, how: Any, aim: str, backend: str, seed: int, start: bool) -> None:
+    """`how` is "automatic", "enumerated" or picks of estimators; `start` keeps the parameters where they begin."""
+    params = reference.initial_params(*programs(nodes), FIRST) if start else moved(nodes)
+    asked: Any = {"automatic": None, "enumerated": {"*": es.Enumerate()}}.get(how) if isinstance(how, str) else None
+    if not isinstance(how, str):
+        asked = mixture(nodes, how, aim, backend, seed)
+    worst, label = z_scores(nodes, asked, aim, backend, seed, params)
+    assert worst < BOUND, f"|z| = {worst:.1f}: {label}"
 
 
-@SETTINGS
-@given(
-    nodes=graphs(),
-    picks=st.tuples(*[st.integers(0, 10**6)] * 4),
-    aim=st.sampled_from(list(AIMS)),
-    torch=st.sampled_from([False] * 3 + [True]),
-)
-def test_any_estimators_together_are_unbiased_on_any_program(nodes: Any, picks: Any, aim: str, torch: bool) -> None:
-    worst, how = z_scores(nodes, mixture(nodes, picks, aim), aim, "torch" if torch else "jax")
-    assert worst < BOUND, how
+def claims(share: float) -> Any:
+    """That many of the examples, the same each time."""
+    return settings(
+        max_examples=round(EXAMPLES * share),
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
 
 
-@SETTINGS
-@given(nodes=graphs(), aim=st.sampled_from(list(AIMS)), torch=st.booleans())
-def test_the_automatic_choice_is_unbiased_on_any_program(nodes: Any, aim: str, torch: bool) -> None:
-    worst, how = z_scores(nodes, None, aim, "torch" if torch else "jax")
-    assert worst < BOUND, how
+ANY_PICKS = st.tuples(*[st.integers(0, 10**6)] * 4)
+ANY_AIM = st.sampled_from(list(AIMS))
+SEEDS = st.integers(0, 3)
+MOSTLY_TORCH = st.sampled_from(["torch"] * 5 + ["jax"])  # JAX compiles each program
+
+
+@claims(1 / 6)
+@given(graphs(), ANY_PICKS, ANY_AIM, MOSTLY_TORCH, SEEDS, st.booleans())
+def test_any_estimators_together_are_unbiased_on_any_program(
+    nodes: Any, picks: Any, aim: str, backend: str, seed: int, start: bool
+) -> None:
+    check(nodes, picks, aim, backend, seed, start)
+
+
+@claims(1 / 6)
+@given(graphs(), ANY_AIM, MOSTLY_TORCH, SEEDS, st.booleans())
+def test_the_automatic_choice_is_unbiased_on_any_program(
+    nodes: Any, aim: str, backend: str, seed: int, start: bool
+) -> None:
+    check(nodes, "automatic", aim, backend, seed, start)
+
+
+@claims(1 / 6)
+@given(twisted_graphs(host=False), ANY_PICKS, ANY_AIM, MOSTLY_TORCH, SEEDS, st.booleans())
+def test_any_estimators_together_are_unbiased_where_a_run_hides_what_later_ones_do(
+    nodes: Any, picks: Any, aim: str, backend: str, seed: int, start: bool
+) -> None:
+    check(nodes, picks, aim, backend, seed, start)
+
+
+@claims(1 / 6)
+@given(twisted_graphs(host=False), ANY_AIM, MOSTLY_TORCH, SEEDS, st.booleans())
+def test_the_automatic_choice_is_unbiased_where_a_run_hides_what_later_ones_do(
+    nodes: Any, aim: str, backend: str, seed: int, start: bool
+) -> None:
+    check(nodes, "automatic", aim, backend, seed, start)
+
+
+@claims(1 / 6)
+@given(twisted_graphs(host=False), MOSTLY_TORCH, SEEDS, st.booleans())
+def test_enumeration_leaves_nothing_out_where_a_run_hides_what_later_ones_do(
+    nodes: Any, backend: str, seed: int, start: bool
+) -> None:
+    """Finite latents leave no noise, so that any term that is missing shows."""
+    check(nodes, "enumerated", "ELBO", backend, seed, start)
+
+
+@claims(1 / 6)
+@given(twisted_graphs(host=True), st.sampled_from(["automatic", "enumerated"]) | ANY_PICKS, SEEDS)
+def test_a_program_that_branches_on_a_latent_has_unbiased_gradients(nodes: Any, how: Any, seed: int) -> None:
+    check(nodes, how, "ELBO", "torch", seed, False)
+
+
+@pytest.mark.parametrize("twist", [*MIXING, *POLES, *ON_TORCH])
+def test_every_twist_matters(twist: str) -> None:
+    """What the reference of a twisted program says is not what it says of the program without the twist."""
+    kind = "normal" if twist in (*POLES, "branch to floor") else "bit"
+    inside = twist == "gather"
+    nodes = (Node("bit", inside, (), (), (0.7, 0.7)), Node(kind, kind == "bit", (0,), (), (0.7, 0.7), twist))
+    params = moved(nodes)
+    plain = tuple(replace(node, twist=PLAIN) for node in nodes)
+    truth, other = exact(nodes, params, "ELBO"), exact(plain, {k: v for k, v in params.items() if k != "a"}, "ELBO")
+    assert max(np.abs(truth[key] - other[key]).max() for key in other) > 0.02
 
 
 def test_the_same_test_rejects_a_ten_percent_bias_and_a_zero_gradient() -> None:

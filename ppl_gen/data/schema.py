@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,8 @@ from ppl_gen.data.variable import Variable
 
 Form = Literal["array", "frame"]
 Codes = NDArray[np.float64]
+
+_TIER = 0.05  # share of missing rows that puts a column one tier later
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +80,8 @@ class Schema:
         for name, column in zip(names, _columns(table, names), strict=True):
             where = f"data.Schema.of: column {name!r}"
             factors = factorize(column, where)
-            variables.append(Variable.of_levels(name, infer_levels(factors, where), factors.dtype))
+            recorded = float(np.mean(factors.codes >= 0))
+            variables.append(Variable.of_levels(name, infer_levels(factors, where), factors.dtype, recorded))
         return cls(tuple(variables), "frame" if is_frame(table) else "array")
 
     @classmethod
@@ -90,6 +93,25 @@ class Schema:
     def names(self) -> tuple[Name, ...]:
         """The names, in column order."""
         return tuple(variable.name for variable in self.variables)
+
+    @property
+    def tiers(self) -> NDArray[np.intp]:
+        """Which columns are visited first in a joint distribution, shape (variables,): 0 has no gaps.
+
+        One tier is five percent of the rows, so a table whose columns have about as many gaps has one tier.
+        """
+        missing = np.array([1 - variable.recorded for variable in self.variables])
+        return np.ceil(np.round(missing / _TIER, 9)).astype(np.intp)
+
+    def with_gaps_of(self, codes: Codes) -> Schema:
+        """The same variables, with the share of rows in which each is recorded taken from these codes.
+
+        Args:
+            codes: shape (rows, variables), NaN where missing.
+        """
+        shares = (~np.isnan(codes)).mean(axis=0)
+        pairs = zip(self.variables, shares, strict=True)
+        return Schema(tuple(replace(variable, recorded=float(share)) for variable, share in pairs), self.form)
 
     @cached_property
     def _positions(self) -> dict[Name, int]:

@@ -23,6 +23,7 @@ class Variable:
         levels: the values in the order of their codes 0, 1, ...; strings, integers, floats or booleans.
         dtype: what the column was stored as, so that it is given back so; "" leaves the choice open. It says
             nothing about the values and takes no part in comparisons.
+        recorded: share of the rows in which the column has a value, from 0 to 1; takes no part in comparisons.
 
     Raises:
         TypeError: the name is neither a string nor an integer, or a level is none of the four types.
@@ -33,6 +34,7 @@ class Variable:
     kind: Kind
     levels: tuple[Level, ...]
     dtype: str = field(default="", compare=False)
+    recorded: float = field(default=1.0, compare=False)
 
     def __post_init__(self) -> None:
         """Check name, kind and levels."""
@@ -40,20 +42,23 @@ class Variable:
         _check_kind(self)
         object.__setattr__(self, "levels", tuple(self.levels))
         _check_levels(self)
+        _check_recorded(self)
 
     @classmethod
-    def of_levels(cls, name: Name, levels: Sequence[Level], dtype: str = "") -> Variable:
+    def of_levels(cls, name: Name, levels: Sequence[Level], dtype: str = "", recorded: float = 1.0) -> Variable:
         """A binary variable if there are two levels, else a categorical one."""
-        return cls(name, "binary" if len(levels) == 2 else "categorical", tuple(levels), dtype)
+        return cls(name, "binary" if len(levels) == 2 else "categorical", tuple(levels), dtype, recorded)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of values that JSON holds with their types."""
-        return {"name": self.name, "kind": self.kind, "levels": list(self.levels), "dtype": self.dtype}
+        fixed = {"name": self.name, "kind": self.kind, "levels": list(self.levels), "dtype": self.dtype}
+        return fixed | ({"recorded": self.recorded} if self.recorded < 1 else {})
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Variable:
         """The variable that `to_json` wrote."""
-        return cls(record["name"], record["kind"], tuple(record["levels"]), record["dtype"])
+        recorded = record.get("recorded", 1.0)
+        return cls(record["name"], record["kind"], tuple(record["levels"]), record["dtype"], recorded)
 
 
 def _check_name(name: object) -> None:
@@ -74,6 +79,15 @@ def _check_kind(variable: Variable) -> None:
         raise ValueError(
             f"data.Variable {variable.name!r}: expected kind 'binary' or 'categorical'; got "
             f"{variable.kind!r}. Use one of the two."
+        )
+
+
+def _check_recorded(variable: Variable) -> None:
+    share = variable.recorded
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(
+            f"data.Variable {variable.name!r}: expected a share of recorded rows from 0 to 1; got {share!r}. "
+            "Leave it out for a column without gaps."
         )
 
 

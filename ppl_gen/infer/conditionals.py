@@ -120,7 +120,9 @@ class Conditionals:
             yield targets, log_probs
 
 
-def ensemble_log_prob(network: Network, codes: NDArray[Any], orders: int = 16, seed: int = 0) -> tuple[Floats, Floats]:
+def ensemble_log_prob(
+    network: Network, codes: NDArray[Any], orders: int = 16, seed: int = 0, tiers: Ints | None = None
+) -> tuple[Floats, Floats]:
     """Log of the mean over orders of p(row): the uniform ensemble (Goodfellow et al. 2016, eq. 20.84).
 
     It is exact for the mixture over the orders drawn. Variables that are NaN are never visited, which sums
@@ -131,6 +133,7 @@ def ensemble_log_prob(network: Network, codes: NDArray[Any], orders: int = 16, s
         codes: shape (rows, variables), NaN where missing.
         orders: how many; all where there are no more. The same seed and mask give the same orders.
         seed: of the orders.
+        tiers: variables of a lower tier are visited first, shape (variables,); None leaves all orders possible.
 
     Returns:
         Nats, shape (rows,), and their standard deviation over single orders, shape (rows,).
@@ -142,7 +145,7 @@ def ensemble_log_prob(network: Network, codes: NDArray[Any], orders: int = 16, s
     if codes.ndim != 2 or 0 in codes.shape:
         raise ValueError(f"log_prob: expected codes of shape (rows, variables); got {codes.shape}. Pass some rows.")
     present, rows = ~np.isnan(codes), np.arange(len(codes))
-    drawn = draw_orders(np.zeros_like(present), present, orders, seed)
+    drawn = draw_orders(np.zeros_like(present), present, orders, seed, tiers)
     per_order = Conditionals(network).along(compact(codes), rows, drawn, "asked")
     value = logsumexp(per_order) - np.log(drawn.count[drawn.pattern])
     return np.minimum(value, 0.0), spread_over(per_order, drawn.used(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import factorial
+from math import factorial, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Orders:
         return self.order[pattern, : self.count[pattern], :length].astype(np.intp)
 
 
-def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int) -> Orders:
+def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int, tiers: Ints | None = None) -> Orders:
     """Random orders for every row, without replacement: all where there are no more than `num_orders`.
 
     Args:
@@ -57,6 +57,8 @@ def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int) -> Order
         asked: variables that come next, same shape, never both.
         num_orders: at most this many for each row.
         seed: of the draw; the same mask gets the same orders.
+        tiers: among the given, and among the asked, a variable of a lower tier comes first, shape (variables,); None
+            leaves all orders possible.
 
     Raises:
         ValueError: `num_orders` is not a positive whole number.
@@ -64,8 +66,9 @@ def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int) -> Order
     if isinstance(num_orders, bool) or not isinstance(num_orders, int | np.integer) or num_orders < 1:
         raise ValueError(f"query: expected orders to be a whole number of one or more; got {num_orders!r}. Use 16.")
     states, pattern = np.unique(given + 2 * asked.astype(np.int8), axis=0, return_inverse=True)
-    drawn = [_draw(np.flatnonzero(state == 1), np.flatnonzero(state == 2), num_orders, seed) for state in states]
     num_variables = given.shape[1]
+    tiers = np.zeros(num_variables, dtype=np.intp) if tiers is None else np.asarray(tiers)
+    drawn = [_draw(_parts(state, tiers), num_orders, seed) for state in states]
     order = np.full((len(states), max(map(len, drawn)), num_variables), -1, dtype=np.int16)
     rank = np.full_like(order, num_variables)
     for index, orders in enumerate(drawn):
@@ -77,18 +80,25 @@ def draw_orders(given: Bools, asked: Bools, num_orders: int, seed: int) -> Order
     return Orders(pattern.reshape(-1), order, rank, num_given, num_asked, count)
 
 
-def _draw(given: Ints, asked: Ints, num_orders: int, seed: int) -> Ints:
-    """At most `num_orders` different orders of `given`, then `asked`, shape (orders, given + asked)."""
+def _parts(state: NDArray[np.int8], tiers: Ints) -> list[Ints]:
+    """Variables that change places only among themselves, first to last: the given by tiers, then the asked."""
+    kinds = (np.flatnonzero(state == kind) for kind in (1, 2))
+    return [kind[tiers[kind] == tier] for kind in kinds for tier in np.unique(tiers[kind])]
+
+
+def _draw(parts: list[Ints], num_orders: int, seed: int) -> Ints:
+    """At most `num_orders` different orders of the first part, then the second, ..., shape (orders, variables)."""
     rng = np.random.default_rng(seed)
-    ways = factorial(len(asked))
-    total = factorial(len(given)) * ways
+    ways = [factorial(len(part)) for part in parts]
+    total = prod(ways)
     if total > _COUNTABLE:  # so many that two draws are never alike
-        parts = [rng.permuted(np.tile(part, (num_orders, 1)), axis=1) for part in (given, asked)]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([rng.permuted(np.tile(part, (num_orders, 1)), axis=1) for part in parts], axis=1)
     picks = np.arange(total) if total <= num_orders else rng.choice(total, num_orders, replace=False)
-    return np.concatenate(
-        [given[_permutations(picks // ways, len(given))], asked[_permutations(picks % ways, len(asked))]], 1
-    )
+    drawn = [np.zeros((len(picks), 0), dtype=np.intp)]
+    for number, part in enumerate(parts):
+        later = prod(ways[number + 1 :])
+        drawn.append(part[_permutations(picks // later % ways[number], len(part))])
+    return np.concatenate(drawn, axis=1)
 
 
 def _permutations(numbers: Ints, size: int) -> Ints:

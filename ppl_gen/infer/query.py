@@ -8,6 +8,9 @@ orders drawn:
 
 so they add up to one over a, whatever the network. Variables neither given nor asked for are never visited,
 which sums them out (Uria, Murray, Larochelle 2014 give the even mixture for the joint).
+
+Among the given and among the asked, columns with fewer gaps come first (`Schema.tiers`): where a column's gaps depend on
+the values of a column that is recorded more often, only such orders give the joint distribution (Anderson 1957).
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def condition(
         columns = _columns_of(of, schema, known)
         asked[:, columns] = True
     index = getattr(given, "index", None) if is_frame(given) else None
-    drawn = draw_orders(known, asked, orders, seed)
+    drawn = draw_orders(known, asked, orders, seed, schema.tiers)
     mixture = Mixture(Conditionals(network), schema.cardinalities, compact(codes), asked, drawn)
     return Conditional(mixture, schema, columns, not one_row, index, fingerprint)
 

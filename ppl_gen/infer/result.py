@@ -152,7 +152,8 @@ class Fit:
         if self._answers_queries:
             from ppl_gen.infer.query import ensemble_log_prob
 
-            values, _ = ensemble_log_prob(self._network(), self._model.prepare(data), orders, seed)
+            codes, tiers = self._model.prepare(data), self._model.schema.tiers
+            values, _ = ensemble_log_prob(self._network(), codes, orders, seed, tiers)
             return LogProb(values, np.zeros_like(values), "exact")
         for plate in self.plan.facts.subsampled:
             raise ProgramError(
