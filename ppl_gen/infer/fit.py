@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.plan import lone_masks
-from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
@@ -31,7 +31,6 @@ from ppl_gen.infer.prepare import (
 )
 from ppl_gen.infer.result import Fit, knows_rows
 from ppl_gen.infer.trajectory import trajectory
-from ppl_gen.objectives import ELBO
 from ppl_gen.program import OWN, Batch
 from ppl_gen.sums import part_of_sum
 
@@ -43,7 +42,7 @@ def fit(
     *,
     steps: int = 1000,
     batch_size: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = DEFAULT_RATE,
     optimizer: Any = None,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
@@ -71,8 +70,10 @@ def fit(
             on the first batch in which it differs.
         steps: gradient steps.
         batch_size: rows per step of the leading axis, the smaller last batch included; None takes all.
-        learning_rate: of Adam, or of an optimizer class that takes ``lr``.
-        optimizer: a torch.optim class or partial, an optax transformation, or None (Adam).
+        learning_rate: of Adam, and of an optimizer that takes ``lr`` and was given none; 0.001 if left out. Beside an
+            optimizer with a rate of its own it is refused.
+        optimizer: None (Adam); on torch a torch.optim class or partial, or one of pyro.optim; on JAX an optax transformation
+            or one of numpyro.optim.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws of the latents per step.
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
@@ -82,7 +83,7 @@ def fit(
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.
         patience: evaluations without improvement after which to stop.
-        checkpoint: a path, written as the run goes and continued from when it is there and fits.
+        checkpoint: a path, written as the run goes and continued from when it is there and fits. It holds no rows.
         callbacks: called with a `Running` at each report.
         progress: show a bar on a terminal.
         warm_start: start from, and write back to, the user's own networks.
@@ -94,11 +95,12 @@ def fit(
         ProgramError: program or data cannot be trained with; the message names the site. Before the first step.
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
     """
-    _check_options(steps, learning_rate, compile, patience, validation)
+    _check_options(steps, compile, patience, validation)
+    learning_rate = check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
-    prepared, source = _open(
+    prepared, source = open_program(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
     prepared = under(prepared, objective, seed, source.first())
@@ -135,7 +137,12 @@ def fit(
             compile,
             steps,
         )
-        config = {"steps": steps, "batch_size": batch_size, "num_rows": source.num_rows, "optimizer": _named(optimizer)}
+        config = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "num_rows": source.num_rows,
+            "optimizer": prepared.backend.optimizer_name(optimizer),
+        }
         result = Fit(prepared, trainer, model, source, np.zeros(0), config)
         held_out = (
             None
@@ -155,11 +162,9 @@ def fit(
     return result
 
 
-def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, validation: Any) -> None:
+def _check_options(steps: Any, compile: Any, patience: Any, validation: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
         raise ValueError(f"steps: expected a whole number, 0 or more; got {steps!r}.")
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate: expected a positive number; got {learning_rate}.")
     if compile not in ("auto", True, False):
         raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
     if patience is not None and patience < 1:
@@ -181,12 +186,6 @@ def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, s
             raise ProgramError(f"the program is another {when}. {error}") from error
 
     return read
-
-
-def _named(optimizer: Any) -> str:
-    """An optimizer's name, to tell by which one a checkpoint was written."""
-    optimizer = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
-    return getattr(optimizer, "__name__", type(optimizer).__name__)
 
 
 def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream:
@@ -214,7 +213,7 @@ def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
     return None if batch_size is None or (plates is not None and not plates) else max(batch_size, 1000)
 
 
-def _open(
+def open_program(
     model: Any,
     guide: Any,
     data: Any,
@@ -330,56 +329,4 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     return following
 
 
-CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
-FACTS: dict[str, Any] = {
-    "backend": str,
-    "seed": int,
-    "row_plates": list | None,
-    "steps": int,
-    "batch_size": int | None,
-    "num_rows": int | None,
-    "optimizer": str,
-}
-
-
-def _facts(path: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts beside the arrays, each of its type."""
-    for key, kind in FACTS.items():
-        if key not in meta or not isinstance(meta[key], kind):
-            raise ValueError(f"checkpoint {path}: expected '{key}' in its header; got {meta.get(key)!r}. Train again.")
-    return {key: meta[key] for key in FACTS}
-
-
-def load(path: Any, model: Any, guide: Any = None) -> Fit:
-    """A saved fit, with the program it was trained from.
-
-    Args:
-        path: a file that `Fit.save` or a checkpoint wrote.
-        model: the same model.
-        guide: the same guide, if one was given.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, or one of another program.
-    """
-    arrays, meta, example = files.read(path)
-    guide = getattr(model, "guide", None) if guide is None else guide
-    facts = _facts(path, meta)
-    data = example["kwargs"] or tuple(example["args"])
-    names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
-    prepared, source = _open(
-        model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"], names=names
-    )
-    prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
-    losses, validation = files.history(path, arrays)
-    with prepared.session():
-        trainer = prepared.backend.Trainer(prepared.program, ELBO(), prepared.plan, prepared.start, None, 1e-3, False)
-        values = {n: v for n, v in trainer.state().items() if n.startswith(("params/", "buffers/"))}
-        files.fitting(path, arrays, values)
-        trainer.load_values(arrays)
-    result = Fit(prepared, trainer, model, source, np.array(losses), {k: facts[k] for k in CONFIG})
-    result.validation_losses = validation
-    return result
-
-
-__all__ = ["Running", "fit", "load"]
+__all__ = ["Running", "fit", "open_program"]

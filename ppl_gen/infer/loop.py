@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class Running:
     validation_losses: list[tuple[int, float]]
     fit: Fit
     stop: bool = False
-    best: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,26 @@ def loop(
             bar.update(losses, value)
             state.stop = _enough(state, patience) or not len(losses)
             if path is not None and (last or state.stop or state.step % saves == 0):
-                save(path, state, trainer)
+                save(path, state)
             if last or state.step % every == 0:
                 for callback in callbacks:
                     callback(state)
         if path is not None:
-            save(path, state, trainer)
-        if state.best is not None:
-            trainer.load(state.best)
+            save(path, state)
+        _keep_best(state, trainer)
     except NonFinite as error:
         state.losses += [float(loss) for loss in error.losses]
         _sync(state)
         raise NonFinite(f"step {len(state.losses)}: {error}", fit=state.fit, losses=state.losses) from None
     finally:
         bar.close()
+
+
+def _keep_best(state: Running, trainer: Any) -> None:
+    """Where validation has judged, the fit is the best state; the last one is still what a file is to hold."""
+    if state.fit._best is not None:
+        state.fit._last = trainer.state()
+        trainer.load(state.fit._best)
 
 
 def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) -> np.ndarray:
@@ -136,7 +141,7 @@ def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
     if not np.isfinite(value):
         raise NonFinite(f"validation: expected a finite loss; got {value}. Check the validation data.")
     if not state.validation_losses or value < min(loss for _, loss in state.validation_losses):
-        state.best = trainer.state()
+        state.fit._best = trainer.state()
     state.validation_losses.append((state.step, value))
     return value
 
@@ -150,11 +155,10 @@ def _enough(state: Running, patience: int | None) -> bool:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def save(path: Any, state: Running, trainer: Any) -> None:
-    """Write all that a continued run needs."""
+def save(path: Any, state: Running) -> None:
+    """Write all that a continued run needs, and no rows."""
     _sync(state)
-    arrays = trainer.state() | {f"best/{name}": value for name, value in (state.best or {}).items()}
-    state.fit.write(path, arrays)
+    state.fit.save(path)
 
 
 def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) -> None:
@@ -163,7 +167,7 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
     What was best on validation data counts only where that is still `judged`.
     """
     if not Path(path).exists():
-        save(path, state, trainer)
+        save(path, state)
         return
     arrays, meta, _ = files.read(path)
     own = state.fit.meta()
@@ -173,11 +177,18 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
                 f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
                 "Remove the file, or choose another path."
             )
-    best = {name.removeprefix("best/"): value for name, value in arrays.items() if name.startswith("best/")}
-    files.fitting(path, arrays, trainer.state())
-    trainer.load(arrays)
-    state.losses, validation = files.history(path, arrays)
+    last, best = files.parted(arrays)
+    losses, validation = files.history(path, arrays)
+    expected, advice = trainer.state(), "Remove the file, or choose another path."
+    files.fitting(path, last, expected, advice)
+    if best is not None:
+        files.fitting(path, best, expected, advice, files.BEST)
+    try:
+        trainer.load(last)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
+    state.losses = losses
     if judged:
-        state.best, state.validation_losses = best or None, validation
+        state.fit._best, state.validation_losses = best, validation
     state.step = len(state.losses)
     _sync(state)

@@ -13,8 +13,9 @@ from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint
-from ppl_gen.infer.batches import Stream, Table
+from ppl_gen.infer.batches import Table
 from ppl_gen.infer.prepare import Prepared
+from ppl_gen.infer.specs import describe, describe_plan
 from ppl_gen.program import Batch
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +39,9 @@ class Fit:
         self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
         self.losses, self.config = losses, config
         self.validation_losses: list[tuple[int, float]] = []
+        self._best: Arrays | None = None  # the state that was best on validation data, so far
+        self._last: Arrays | None = None  # the state after the last step, where the trainer holds another
+        self._other: Batch | None = None  # where the source's rows are made up: other ones
         self.plan: Plan = prepared.plan
         self.backend: str = prepared.backend.name
         self.device: str = prepared.program.device
@@ -122,13 +126,34 @@ class Fit:
             raise ValueError(
                 "sample: expected no evidence, as this program answers no queries. Condition the program itself."
             )
-        if self._by_rows and isinstance(self._source, Table) and self._source.num_rows:
-            rows = np.arange(n) % self._source.num_rows
-            batch = self._source.build(self._source.arrays, rows)
+        source = self._source if isinstance(self._source, Table) else as_table(self._source.first())
+        found = self._sampled(source, n, seed)
+        if self._other is not None:
+            self._check_made_up(found, n, seed)
+        return found
+
+    def _sampled(self, source: Table, n: int, seed: int) -> Arrays:
+        """Site -> (n, *shape): where all lies in the plate of the data n rows of them, else n runs on the first batch."""
+        if self._by_rows and source.num_rows:
+            batch = source.build(source.arrays, np.arange(n) % source.num_rows)
             run = next(iter(self._draw(Batch(batch.args, batch.kwargs), 1, seed, guide=False, predictive=True)))
-            return run["records"]
-        runs = list(self._draw(self._source.first(), n, seed, guide=False, predictive=True))
+            return run["records"]  # type: ignore[no-any-return]
+        runs = list(self._draw(source.first(), n, seed, guide=False, predictive=True))
         return {name: np.stack([run["records"][name] for run in runs]) for name in runs[0]["records"]}
+
+    def _check_made_up(self, found: Arrays, n: int, seed: int) -> None:
+        """Raise where draws hang on rows that are made up."""
+        assert self._other is not None
+        try:
+            again = self._sampled(as_table(self._other), n, seed)
+        except Exception:  # rows that cannot be drawn from are not the same
+            again = {}
+        for name, value in found.items():
+            if name not in again or not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
+                raise ValueError(
+                    f"sample: expected rows of the data, as site '{name}' hangs on what the program is given; got a fit whose file "
+                    "keeps none. Pass data= to load, or save with rows=."
+                )
 
     def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: int = 0) -> LogProb:
         """Log-likelihood in nats, one value per row where all latents lie in the plate of the data and stay there, else one.
@@ -229,20 +254,43 @@ class Fit:
 
     # -- report --------------------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> None:
-        """Write parameters, training state, losses and a few rows (all, if trained without batches) to one file.
+    def save(self, path: Any, rows: int = 0) -> None:
+        """Write parameters, training state, losses, and what is needed to read the program again, to one file.
 
-        Atomic; no code is stored.
+        Atomic; no code is stored. Objective, particles and estimators are stored as names and options; of a class of your
+        own only the name, so that `load` asks for it.
+
+        Args:
+            path: the file; one that is there is replaced.
+            rows: how many rows of the data to keep. None are kept by default, only shapes and types, and `load` makes up
+                rows in their place. Keep a few, or pass them to `load`, where the program cannot be read on made-up rows,
+                or where `sample` is to draw given inputs from the data.
+
+        Raises:
+            ValueError: there are no such rows.
+            TypeError: an argument of the program is neither an array nor plain data.
         """
-        self.write(path, self._trainer.state())
-
-    def write(self, path: Any, state: Arrays) -> None:
-        """Write this training state with the losses so far."""
+        state = self._trainer.state() if self._last is None else self._last
+        best = {f"{checkpoint.BEST}{name}": value for name, value in (self._best or {}).items()}
         history = {
             "losses": np.array(self.losses, dtype=np.float64),
             "validation": np.reshape(self.validation_losses, (-1, 2)),
         }
-        checkpoint.write(path, state | history, self.meta(), template(self._source))
+        first = self._first_rows(rows)
+        template = {"args": list(first.args), "kwargs": dict(first.kwargs)}
+        checkpoint.write(path, state | best | history, self.meta(), template, keep=rows > 0)
+
+    def _first_rows(self, rows: int) -> Batch:
+        """The batch that a file is to tell of: the first, or its leading rows."""
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
+            raise ValueError(f"rows: expected a whole number, 0 or more; got {rows!r}.")
+        if rows and self._other is not None:
+            raise ValueError(
+                f"rows: expected 0, as the file that this fit was loaded from keeps no rows; got {rows}. Pass data= to load."
+            )
+        known = self._source.first_rows
+        batch: Batch = self._source.first(min(rows, known)) if rows and known else self._source.first()
+        return batch
 
     def meta(self) -> dict[str, Any]:
         """What is stored beside the arrays."""
@@ -252,6 +300,8 @@ class Fit:
             "seed": self.seed,
             "row_plates": None if plates is None else sorted(plates),
             "signature": signature(self._prepared),
+            "objective": describe(self._trainer.objective),
+            "plan": describe_plan(self.plan),
             **self.config,
         }
 
@@ -308,10 +358,9 @@ def knows_rows(guide: Any) -> bool:
     return isinstance(guide, MeanField) and any(guide.row_plates & set(latent.plates) for latent in guide.latents)
 
 
-def template(source: Table | Stream) -> dict[str, Any]:
-    """A little of the data, enough to read the program again."""
-    whole = source.first(min(2, source.num_rows or 2)) if source.batch_size else source.first()
-    return {"args": list(whole.args), "kwargs": dict(whole.kwargs)}
+def as_table(batch: Batch) -> Table:
+    """A batch's arrays as data."""
+    return Table(dict(batch.kwargs) or tuple(batch.args), None, 0, lambda value: value)
 
 
 def signature(prepared: Prepared) -> str:
@@ -321,4 +370,4 @@ def signature(prepared: Prepared) -> str:
     return json.dumps([prepared.backend.name, shapes, rows])
 
 
-__all__ = ["Fit", "signature", "template"]
+__all__ = ["Fit", "as_table", "signature"]

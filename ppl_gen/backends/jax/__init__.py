@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
+from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
@@ -25,7 +27,9 @@ __all__ = [
     "draw",
     "on_any_statement",
     "host_function",
+    "optimizer_name",
     "read",
+    "redraw",
     "resolve_device",
     "sample_gradients",
     "set_params",
@@ -93,6 +97,14 @@ def dream(
     """The batch as the model draws it, its sites' values (those given, and drawn) and terms. Call inside a session."""
     given, drawn, terms = program.dream(program.params, program.buffers, jax.random.key(seed), batch, values)
     return given, drawn, {term: np.asarray(value) for term, value in terms.items()}
+
+
+def redraw(program: Program, batch: Batch, seed: int) -> Batch:
+    """The batch with what the model draws where it observes an argument."""
+    with program.session(seed):
+        key = jax.random.key(seed)
+        run = program.run(program.params, program.buffers, key, batch, predictive=True, guide=False)
+    return redrawn(batch, run, lambda value, like: jnp.asarray(value, like.dtype))
 
 
 def draw(
