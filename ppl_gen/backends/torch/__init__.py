@@ -108,8 +108,11 @@ def dream(
 def redraw(program: Program, batch: Batch, seed: int) -> Batch:
     """The batch with what the model draws where it observes an argument; the networks stay as they are."""
     with program.session(seed), program.discovering(), torch.no_grad():
+        before = {name: buffer.clone() for name, buffer in program.buffers.items()}
         run = program.run(batch, predictive=True, guide=False)
         program.forget_runs()
+        for name, value in before.items():
+            program.buffers[name].copy_(value)
     return redrawn(batch, run, lambda value, like: value.to(like.dtype))
 
 
