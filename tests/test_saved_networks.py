@@ -52,10 +52,10 @@ def plain(seed: int) -> Model:
 
 
 def of_pyro(seed: int) -> Model:
-    class Regression(pyro.nn.PyroModule):  # type: ignore[misc]
+    class Regression(pyro.nn.PyroModule):
         def __init__(self) -> None:
             super().__init__()
-            self.linear = pyro.nn.PyroModule[nn.Linear](3, 1)
+            self.linear = pyro.nn.PyroModule[nn.Linear](3, 1)  # type: ignore[call-arg,arg-type]
             self.scale = pyro.nn.PyroParam(torch.tensor(1.0), pyro.distributions.constraints.positive)
 
         def forward(self, x: Any, y: Any) -> None:

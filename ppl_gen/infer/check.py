@@ -21,6 +21,7 @@ from ppl_gen.infer.measure import (
     with_plan,
 )
 from ppl_gen.infer.prepare import Prepared, own_objective, under
+from ppl_gen.infer.seeds import as_seed
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
@@ -139,7 +140,7 @@ def check(
     objective: Any = None,
     backend: str | None = None,
     params: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: Any = 0,
     others: bool = True,
 ) -> Report:
     """Audit the gradients of one's own program: bias, variance and cost, estimator by estimator.
@@ -171,6 +172,7 @@ def check(
     Example:
         >>> print(infer.check(model, guide, data))  # doctest: +SKIP
     """
+    seed = as_seed(seed)
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )

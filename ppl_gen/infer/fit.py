@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
-from ppl_gen.errors import ProgramError
+from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.plan import lone_masks
 from ppl_gen.infer.again import Watch, read_again
+from ppl_gen.infer.arguments import check_choices, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
+from ppl_gen.infer.interrupt import keeping
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import (
@@ -30,11 +31,13 @@ from ppl_gen.infer.prepare import (
     under,
 )
 from ppl_gen.infer.result import Fit, knows_rows
+from ppl_gen.infer.seeds import as_seed
 from ppl_gen.infer.trajectory import trajectory
 from ppl_gen.program import OWN, Batch
 from ppl_gen.sums import part_of_sum
 
 
+@keeping
 def fit(
     model: Any,
     guide: Any = None,
@@ -49,7 +52,7 @@ def fit(
     objective: Any = None,
     backend: str | None = None,
     device: str = "auto",
-    seed: int = 0,
+    seed: Any = 0,
     compile: Any = "auto",
     validation: Any = None,
     patience: int | None = None,
@@ -79,7 +82,7 @@ def fit(
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
         device: "auto" takes a GPU where the backend sees one.
-        seed: of everything random; nothing global is touched.
+        seed: of everything random, a whole number or a JAX key; nothing global is touched.
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.
         patience: evaluations without improvement after which to stop.
@@ -94,9 +97,13 @@ def fit(
     Raises:
         ProgramError: program or data cannot be trained with; the message names the site. Before the first step.
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
+        Interrupted: Ctrl-C, a KeyboardInterrupt; `.fit` is the state so far, which a checkpoint holds too. The first Ctrl-C
+            is taken up when the present step is done, a second one at once.
     """
-    _check_options(steps, compile, patience, validation)
-    learning_rate = check_rate(learning_rate)
+    check_program(model, guide, data)
+    listed = check_options(steps, batch_size, compile, patience, validation, callbacks, checkpoint)
+    check_choices(estimators, num_particles, device)
+    seed, learning_rate = as_seed(seed), check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
@@ -105,13 +112,16 @@ def fit(
     )
     prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
+        named = ", ".join(f"'{name}'" for name in prepared.idle)
         warnings.warn(
-            f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2
+            f"param {named}: expected a way to the loss; got none, no site depends on it, so it stays as it is. Use it in a "
+            "distribution, or remove it.",
+            stacklevel=3,
         )
     if not prepared.program.params and steps:
         warnings.warn(
             "the program states no parameters: there is nothing to learn. Register networks with module().",
-            stacklevel=2,
+            stacklevel=3,
         )
     plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
     if worth_it(plans, steps):
@@ -121,7 +131,7 @@ def fit(
         prepared = with_plan(prepared, best, seed)
         for note in best.notes:
             if note.startswith("rare signal"):
-                warnings.warn(note, stacklevel=2)
+                warnings.warn(note, stacklevel=3)
     if isinstance(source, Stream):
         source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
     with prepared.session():
@@ -142,37 +152,30 @@ def fit(
             "batch_size": batch_size,
             "num_rows": source.num_rows,
             "optimizer": prepared.backend.optimizer_name(optimizer),
+            "loss_rows": source.num_rows or source.first_rows,
+            "validation_rows": None,
         }
         result = Fit(prepared, trainer, model, source, np.zeros(0), config)
-        held_out = (
-            None
-            if validation is None
-            else HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
-        )
+        held_out = None
+        if validation is not None:
+            held_out = HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
+            config["validation_rows"] = held_out.source.num_rows
         state = Running(0, steps, [], [], result)
-        loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
+        try:
+            loop(state, trainer, source, held_out, patience, checkpoint, listed, progress)
+        except Interrupted:
+            if warm_start:
+                prepared.program.write_back(trainer.current_params())
+            raise
         rare = seldom_better(prepared.plan, result.losses)
         if rare is not None:
             prepared.plan.notes += (rare,)
-            warnings.warn(rare, stacklevel=2)
+            warnings.warn(rare, stacklevel=3)
         if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
             prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
-
-
-def _check_options(steps: Any, compile: Any, patience: Any, validation: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
-        raise ValueError(f"steps: expected a whole number, 0 or more; got {steps!r}.")
-    if compile not in ("auto", True, False):
-        raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience: expected 1 evaluation or more; got {patience}.")
-    if patience is not None and validation is None:
-        raise ValueError(
-            "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
-        )
 
 
 def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, str], None]:

@@ -12,6 +12,7 @@ import numpy as np
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer import standins
+from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import converter
 from ppl_gen.infer.batches import Table
 from ppl_gen.infer.fit import open_program
@@ -19,7 +20,7 @@ from ppl_gen.infer.prepare import Prepared, no_guide, own_objective, under
 from ppl_gen.infer.result import Fit, as_table
 from ppl_gen.infer.specs import rebuild, sites
 
-CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
+CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
 FACTS: dict[str, Any] = {
     "backend": str,
     "seed": int,
@@ -28,6 +29,8 @@ FACTS: dict[str, Any] = {
     "batch_size": int | None,
     "num_rows": int | None,
     "optimizer": str,
+    "loss_rows": int | None,
+    "validation_rows": int | None,
 }
 PLAN: dict[str, type] = {"rows": dict, "num_particles": int, "notes": list, "sites": list, "mixes": list}
 ADVICE = "Pass the model and guide it was trained from."
@@ -83,6 +86,8 @@ def load(
         ValueError: not a whole checkpoint, one of another program, or one that keeps no rows of a program that cannot be read
             on made-up ones.
     """
+    check_program(model, guide, data)
+    check_choices(estimators, 1)
     arrays, meta, template = files.read(path)
     guide = getattr(model, "guide", None) if guide is None else guide
     saved = _saved(path, meta, model, objective, estimators)
@@ -102,8 +107,9 @@ def load(
 
 def _saved(path: Any, meta: Mapping[str, Any], model: Any, objective: Any, estimators: Any) -> Saved:
     """What the header says, each part of its type; objective and estimators that are given come before."""
-    facts = _typed(path, meta, FACTS)
-    if meta["version"] == 1:
+    old = meta["version"] == 1
+    facts = _typed(path, {"loss_rows": meta.get("num_rows"), "validation_rows": None, **meta} if old else meta, FACTS)
+    if old:
         warnings.warn(
             f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
             "Fit.save lost what torch networks had learned: the present choices are taken, and weights as they are in the file. "
@@ -220,6 +226,7 @@ def _filled(path: Any, model: Any, prepared: Prepared, source: Table, arrays: Ma
         if best is not None:
             files.fitting(path, best, expected, ADVICE, files.BEST)
         trainer.load_values(last if best is None else best)
-    fit = Fit(prepared, trainer, model, source, np.array(losses), {k: saved.facts[k] for k in CONFIG})
+    config = {key: saved.facts[key] for key in CONFIG}
+    fit = Fit(prepared, trainer, model, source, np.array(losses), config)
     fit.validation_losses, fit._last, fit._best = validation, last, best
     return fit

@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ppl_gen.errors import NonFinite
+from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.infer import checkpoint as files
+from ppl_gen.infer.automatic import length
 from ppl_gen.infer.batches import Stream, Table
+from ppl_gen.infer.interrupt import Halt, listening
 from ppl_gen.infer.progress import Progress
 from ppl_gen.infer.result import Fit
 
@@ -42,18 +44,25 @@ class Running:
     stop: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class HeldOut:
-    """Validation data, gone through in chunks of `chunk` rows; None takes them at once."""
+    """Validation data, gone through in chunks of `chunk` rows; None takes them at once.
+
+    Attributes:
+        rows: in all, as counted in a pass; None without arrays.
+    """
 
     source: Table | Stream
     chunk: int | None
+    rows: int | None = None
 
     def loss(self, trainer: Any) -> float:
         """The loss on all rows, nats: what belongs to rows is summed, what does not counts once."""
-        total = 0.0
+        total, rows = 0.0, 0
         for number, (share, batch) in enumerate(self.source.passes(self.chunk)):
             total += share * sum(trainer.loss(batch, number * DRAWS + draw) for draw in range(DRAWS)) / DRAWS
+            rows += length(batch) or 0
+        self.rows = rows or None
         return total
 
 
@@ -71,30 +80,15 @@ def loop(
 
     Raises:
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
+        Interrupted: Ctrl-C, or a KeyboardInterrupt in the program or a callback; `.fit` is the state so far.
     """
     if path is not None:
         _continue_or_begin(path, state, trainer, judged=held_out is not None)
-    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
-    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
     state.stop = _enough(state, patience)
-    bar = Progress(state.steps, state.step, state.fit.plan, source.num_rows, show)
+    bar = Progress(state.steps, state.step, state.fit.plan, state.fit.config["loss_rows"], show)
     try:
-        while state.step < state.steps and not state.stop:
-            losses = _advance(state, trainer, source, (every, saves, judge))
-            last = state.step == state.steps or not len(losses)
-            value = (
-                _validate(state, trainer, held_out)
-                if held_out is not None and (last or state.step % judge == 0)
-                else None
-            )
-            _sync(state)
-            bar.update(losses, value)
-            state.stop = _enough(state, patience) or not len(losses)
-            if path is not None and (last or state.stop or state.step % saves == 0):
-                save(path, state)
-            if last or state.step % every == 0:
-                for callback in callbacks:
-                    callback(state)
+        with listening() as halt:
+            _run(state, trainer, source, held_out, patience, path, callbacks, bar, halt)
         if path is not None:
             save(path, state)
         _keep_best(state, trainer)
@@ -102,8 +96,56 @@ def loop(
         state.losses += [float(loss) for loss in error.losses]
         _sync(state)
         raise NonFinite(f"step {len(state.losses)}: {error}", fit=state.fit, losses=state.losses) from None
+    except KeyboardInterrupt as error:
+        _interrupted(state, trainer, path, error)
     finally:
         bar.close()
+
+
+def _run(
+    state: Running,
+    trainer: Any,
+    source: Any,
+    held_out: HeldOut | None,
+    patience: int | None,
+    path: Any,
+    callbacks: list[Callable[[Running], None]],
+    bar: Progress,
+    halt: Halt,
+) -> None:
+    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
+    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
+    while state.step < state.steps and not state.stop:
+        losses = _advance(state, trainer, source, (every, saves, judge), halt)
+        last = state.step == state.steps or not len(losses)
+        value = None
+        if held_out is not None and not halt() and (last or state.step % judge == 0):
+            value = _validate(state, trainer, held_out)
+        _sync(state)
+        bar.update(losses, value, state.fit.config["validation_rows"])
+        state.stop = _enough(state, patience) or not len(losses)
+        if path is not None and (last or state.stop or state.step % saves == 0):
+            save(path, state)
+        if last or state.step % every == 0:
+            for callback in callbacks:
+                callback(state)
+        if halt():
+            raise KeyboardInterrupt
+
+
+def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterrupt) -> NoReturn:
+    """Keep what there is, in the checkpoint too, and go on raising."""
+    done = [float(loss) for loss in getattr(error, "losses", ())]
+    state.losses += done
+    state.step += len(done)
+    _sync(state)
+    if path is not None:
+        save(path, state)
+    _keep_best(state, trainer)
+    raise Interrupted(
+        f"step {state.step} of {state.steps}: the run was interrupted; .fit of this error is what it had come to",
+        state.fit,
+    ) from None
 
 
 def _keep_best(state: Running, trainer: Any) -> None:
@@ -113,7 +155,7 @@ def _keep_best(state: Running, trainer: Any) -> None:
         trainer.load(state.fit._best)
 
 
-def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) -> np.ndarray:
+def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], halt: Halt) -> np.ndarray:
     """Steps up to the next mark, or the end of the data; their losses."""
     until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
     count = source.ready(state.step, until - state.step)
@@ -122,9 +164,9 @@ def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) 
             f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
         )
         return np.zeros(0)
-    losses: np.ndarray = trainer.steps(source, state.step, count)
+    losses: np.ndarray = trainer.steps(source, state.step, count, halt)
     state.losses += [float(loss) for loss in losses]
-    state.step += count
+    state.step += len(losses)
     return losses
 
 
@@ -143,6 +185,7 @@ def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
     if not state.validation_losses or value < min(loss for _, loss in state.validation_losses):
         state.fit._best = trainer.state()
     state.validation_losses.append((state.step, value))
+    state.fit.config["validation_rows"] = held_out.rows
     return value
 
 

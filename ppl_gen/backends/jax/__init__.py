@@ -87,8 +87,9 @@ def array(value: Any, device: str = "cpu") -> Any:
 
 
 def to_numpy(value: Any) -> Any:
-    """An array as a NumPy array."""
-    return np.asarray(value)
+    """An array as a NumPy array; a random key as the words it is made of."""
+    is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)
 
 
 def dream(

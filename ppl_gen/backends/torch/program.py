@@ -20,6 +20,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.record import Recorder
+from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
 
@@ -59,6 +60,7 @@ class Program:
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
         with ExitStack() as stack:
+            stack.enter_context(turn)
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(validation(False))
@@ -76,14 +78,15 @@ class Program:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Inside, the user's modules hold our tensors: all that reads or writes what is learned, in a session or not."""
-        self._depth += 1
-        try:
-            if self._depth == 1:
-                for tensor, data in list(self._ours.values()):
-                    self._borrow(tensor, data)
-            yield
-        finally:
-            self._leave()
+        with turn:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    for tensor, data in list(self._ours.values()):
+                        self._borrow(tensor, data)
+                yield
+            finally:
+                self._leave()
 
     @property
     def running(self) -> bool:
