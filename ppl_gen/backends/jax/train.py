@@ -163,7 +163,7 @@ class Trainer:
             )
 
         self.program, self.objective, self.plan = program, objective, plan
-        self.transform = build(optimizer, learning_rate)
+        self.transform = build(optimizer, learning_rate, program.params)
         self.own = adam(1e-3)
         # Adam keeps a NaN or infinity for good, so a look at the end of a chunk finds it; another may swallow one.
         self.watchful = optimizer is not None
@@ -271,7 +271,7 @@ class Trainer:
         (of_params, of_weights), (loss, averages, buffers) = gradients(
             self.program, self.objective, self.plan, state, now, batch
         )
-        updates, moments = self.transform.update(of_params, state.moments[0], state.params)
+        updates, moments = self.transform.update(of_params, state.moments[0], state.params, value=loss)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
         finite = all_finite([loss, *of_params.values()])
         params, weights = optax.apply_updates(state.params, updates), optax.apply_updates(state.weights, own_updates)

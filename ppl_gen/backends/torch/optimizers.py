@@ -39,7 +39,13 @@ def build(optimizer: Any, leaves: Mapping[str, Tensor], learning_rate: float) ->
         built: Any = optimizer(parameters, **_rate(make, given, learning_rate))
     else:
         settle_rate(name_of(optimizer), None, learning_rate)
-        built = optimizer(parameters)
+        try:
+            built = optimizer(parameters)
+        except Exception as error:
+            raise TypeError(
+                f"optimizer: expected a function of the parameters that gives a torch.optim optimizer; got {optimizer!r}, which "
+                f"raised {type(error).__name__}: {error} {ADVICE}"
+            ) from error
     if not isinstance(built, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected a torch.optim class or a partial of one; got {optimizer!r}. {ADVICE}")
     _check(type(built), optimizer)
