@@ -20,3 +20,15 @@ class NonFinite(ProgramError, ArithmeticError):
     def __init__(self, message: str, fit: Any = None, losses: Any = ()) -> None:
         super().__init__(message)
         self.fit, self.losses = fit, losses
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was interrupted, by Ctrl-C as a rule.
+
+    Attributes:
+        fit: the state so far, a usable `Fit`; None where there was none yet.
+    """
+
+    def __init__(self, message: str, fit: Any = None) -> None:
+        super().__init__(message)
+        self.fit = fit

@@ -10,7 +10,7 @@ import pytest
 
 import ppl_gen as pg
 from ppl_gen import infer
-from ppl_gen.backends.jax.train import adam
+from ppl_gen.backends.jax.optimizers import adam
 from ppl_gen.errors import NonFinite
 
 Y = np.arange(1.0, 5.0)

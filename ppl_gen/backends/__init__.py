@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ppl_gen import language
+from ppl_gen.backends.turns import turn
 
 LIBRARIES = {"torch": "pyro", "jax": "numpyro"}
 _EXTRAS = {"torch": "pyro-ppl", "jax": "numpyro"}
@@ -95,7 +96,7 @@ def _owner(thing: Any) -> str | None:
 
 
 def _first_statement(program: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    with ExitStack() as stack:
+    with turn, ExitStack() as stack:
         for name, library in LIBRARIES.items():
             if library in sys.modules and installed(name):
                 stack.enter_context(get(name).on_any_statement(_notice(name)))
@@ -137,7 +138,7 @@ def _named(program: Any) -> str | None:
 @contextmanager
 def tripwire(active: str) -> Iterator[None]:
     """While `active` runs a program, a site of the other library raises instead of vanishing."""
-    with ExitStack() as stack:
+    with turn, ExitStack() as stack:
         for name, library in LIBRARIES.items():
             if name != active and library in sys.modules and installed(name):
                 stack.enter_context(get(name).on_any_statement(_refuse(name, active)))

@@ -157,7 +157,7 @@ def check_same(sites: Collection[Term], found: Collection[Term]) -> None:
 
 
 def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[str]:
-    """Raise for a `param` statement without a differentiable way to the loss; return the idle network parameters."""
+    """Raise for a `param` statement that reaches the loss by no differentiable way; return the parameters that nothing reads."""
     reached: dict[str, Path] = {}
     for site in facts.sites.values():
         for source, path in site.reach.items():
@@ -174,10 +174,10 @@ def check_params(facts: Facts, statements: Iterable[str], prefix: str) -> list[s
         way = reached.get(prefix + name)
         if way is not None and way.passes:
             continue
-        if name in statements:
-            how = f"the only way stops at {way.jump}" if way else "no site depends on it"
+        if name in statements and way is not None:
             raise ProgramError(
-                f"param '{name}': expected a differentiable way to the loss; got none, {how}. Use it in a distribution, or remove it."
+                f"param '{name}': expected a differentiable way to the loss; got none, the only way stops at {way.jump}. Use it in a "
+                "distribution, or remove it."
             )
         idle.append(name)
     return idle

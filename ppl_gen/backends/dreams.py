@@ -38,6 +38,18 @@ def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
     return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
 
 
+def redrawn(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
+    """As `dreamt`, as far as it goes: what no site shows just as it was given stays as it is."""
+    values: dict[int | str, Any] = dict(batch_items(batch))
+    records: dict[str, Any] = run.records
+    for name, shown in run.shown.items():
+        place = next((key for key, value in batch_items(batch) if value is shown), None)
+        if place is not None and records[name].shape == values[place].shape:
+            values[place] = like(records[name], values[place])
+    args = tuple(values[i] for i in range(len(batch.args)))
+    return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
+
+
 DREAMS = 4  # dreams that are compared: bits that happen to agree with the data are few after as many
 
 

@@ -1,7 +1,8 @@
 """The verbs: fit, plan, gradient, check, load."""
 
 from ppl_gen.infer.check import Report, check
-from ppl_gen.infer.fit import Running, fit, load
+from ppl_gen.infer.fit import Running, fit
+from ppl_gen.infer.load import load
 from ppl_gen.infer.result import Fit
 from ppl_gen.infer.verbs import gradient, plan
 

@@ -14,6 +14,7 @@ from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_
 from ppl_gen.infer.audit import LOOKS, Audit, audited, needed, unmeasured
 from ppl_gen.infer.measure import Draws, Measured, exact_gradient, lowest_chance, measure, trials, warmed, with_plan
 from ppl_gen.infer.prepare import Prepared, own_objective, under
+from ppl_gen.infer.seeds import as_seed
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
@@ -95,7 +96,7 @@ def check(
     objective: Any = None,
     backend: str | None = None,
     params: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: Any = 0,
     others: bool = True,
     max_samples: int | None = None,
 ) -> Report:
@@ -144,6 +145,7 @@ def check(
         raise ValueError(
             f"num_samples: expected 2 or more, and at most max_samples; got {num_samples} of {max_samples}. Raise one of the two."
         )
+    seed = as_seed(seed)
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )

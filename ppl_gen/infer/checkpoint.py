@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,27 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)  # the first kept rows, and neither objective nor estimators
+MOST_NUMBERS = 2**31  # of one array of data that is to be made up
 
 
-def write(path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Missing:
+    """Stands for an array of data that was not kept.
+
+    Attributes:
+        shape: of the array.
+        dtype: name of its NumPy type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def write(
+    path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any], keep: bool = False
+) -> None:
     """Write a checkpoint: to a temporary file first, which then takes the place of the old one.
 
     Args:
@@ -23,15 +42,17 @@ def write(path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], templat
         state: flat arrays of the training state.
         meta: JSON-able facts.
         template: ``{"args": [...], "kwargs": {...}}``, data to read the program again; arrays and JSON-able values.
+        keep: whether the template's arrays are written; else their shapes and types.
     """
     arrays = {f"state/{name}": value for name, value in state.items()}
     plain: dict[str, Any] = {"args": [], "kwargs": {}}
     for index, value in enumerate(template["args"]):
-        plain["args"].append(_store(arrays, f"data/{index}", value))
+        plain["args"].append(_store(arrays, f"data/{index}", value, keep))
     for key, value in template["kwargs"].items():
-        plain["kwargs"][key] = _store(arrays, f"data/{key}", value)
+        plain["kwargs"][key] = _store(arrays, f"data/{key}", value, keep)
     contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
-    header = {"ppl_gen": json.dumps({"version": VERSION, "meta": meta, "template": plain})}
+    content = {"version": VERSION, "meta": meta, "template": plain, "arrays": _listed(contiguous)}
+    header = {"ppl_gen": json.dumps(content)}
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -45,8 +66,15 @@ def write(path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], templat
         temporary.unlink(missing_ok=True)
 
 
-def _store(arrays: dict[str, np.ndarray], name: str, value: Any) -> Any:
+def _listed(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Every array's name -> shape and type, so that one that is lost is missed."""
+    return {name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()}
+
+
+def _store(arrays: dict[str, np.ndarray], name: str, value: Any, keep: bool) -> Any:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
+        if not keep:
+            return {"shape": [int(size) for size in value.shape], "dtype": _type_name(value)}
         detach = getattr(value, "detach", None)
         arrays[name] = np.asarray(detach().cpu().numpy() if detach else value)
         return {"array": name}
@@ -60,8 +88,17 @@ def _store(arrays: dict[str, np.ndarray], name: str, value: Any) -> Any:
     return {"value": value}
 
 
+def _type_name(value: Any) -> str:
+    """The name of the NumPy type like an array's; that of floats where there is none."""
+    name = str(value.dtype).removeprefix("torch.")
+    try:
+        return str(np.dtype(name))
+    except TypeError:
+        return "float32"
+
+
 def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
-    """(state, meta, template) of a checkpoint.
+    """(state, meta, template) of a checkpoint; in the template `Missing` stands for what was not kept.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,14 +110,16 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
         with safe_open(str(path), framework="numpy") as file:
             header = json.loads((file.metadata() or {})["ppl_gen"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["version"] != VERSION:
+        if header["version"] not in READABLE:
             raise ValueError(f"version {header['version']}")
+        if header["version"] == VERSION:
+            _check_listed(header["arrays"], _listed(arrays))
         template = header["template"]
         restored = {
             "args": [_restore(arrays, entry) for entry in template["args"]],
             "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
         }
-        meta = dict(header["meta"])
+        meta = {**header["meta"], "version": header["version"]}
     except (
         SafetensorError,
         KeyError,
@@ -99,7 +138,19 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
     return state, meta, restored
 
 
+def _check_listed(expected: dict[str, str], found: dict[str, str]) -> None:
+    for name, kind in expected.items():
+        if found.get(name) != kind:
+            came = f"one of {found[name]}" if name in found else "none"
+            raise ValueError(f"it lists an array '{name.removeprefix('state/')}' of {kind} and holds {came}")
+
+
 def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
+    if "shape" in entry:
+        shape = tuple(int(size) for size in entry["shape"])
+        if any(size < 0 for size in shape) or math.prod(shape) > MOST_NUMBERS:
+            raise ValueError(f"data of shape {shape}")
+        return Missing(shape, str(np.dtype(entry["dtype"])))
     return arrays[entry["array"]] if "array" in entry else entry["value"]
 
 
@@ -109,7 +160,10 @@ def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], li
     Raises:
         ValueError: there are none.
     """
-    losses, pairs = state.get("losses", np.zeros((0, 0))), state.get("validation", np.zeros(0))
+    for name in ("losses", "validation"):
+        if name not in state:
+            raise ValueError(f"checkpoint {path}: expected an array '{name}'; got none. Train again.")
+    losses, pairs = state["losses"], state["validation"]
     if losses.ndim != 1 or pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(
             f"checkpoint {path}: expected losses and validation losses; got arrays of other shapes. Train again."
@@ -117,17 +171,37 @@ def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], li
     return [float(loss) for loss in losses], [(int(step), float(loss)) for step, loss in pairs]
 
 
-def fitting(path: Any, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Check that a checkpoint has every expected array in its shape.
+BEST = "best/"  # prefix of the state that was best on validation data
+HISTORY = ("losses", "validation")
+
+
+def parted(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+    """(the state after the last step, the one that was best on validation data or None) among the arrays of a checkpoint."""
+    best = {name.removeprefix(BEST): value for name, value in arrays.items() if name.startswith(BEST)}
+    last = {name: v for name, v in arrays.items() if not name.startswith(BEST) and name not in HISTORY}
+    return last, best or None
+
+
+def fitting(
+    path: Any, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], advice: str, prefix: str = ""
+) -> None:
+    """Check that a checkpoint has every expected array, in its shape and kind.
+
+    Args:
+        path: of the file.
+        state: its arrays.
+        expected: arrays of the same names.
+        advice: what to do where it has not.
+        prefix: of the names in the file.
 
     Raises:
         ValueError: it has not; the message names the first.
     """
     for name, value in expected.items():
         found = state.get(name)
-        if found is None or found.shape != np.shape(value):
-            got = "none" if found is None else f"shape {found.shape}"
+        if found is None or found.shape != np.shape(value) or found.dtype.kind != np.asarray(value).dtype.kind:
+            got = "none" if found is None else f"shape {found.shape} of {found.dtype}"
             raise ValueError(
-                f"checkpoint {path}: expected '{name}' with shape {np.shape(value)}; got {got}. "
-                "Pass the model and guide it was trained from."
+                f"checkpoint {path}: expected '{prefix}{name}' with shape {np.shape(value)} of {np.asarray(value).dtype}; got "
+                f"{got}. {advice}"
             )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ppl_gen.errors import ProgramError
+from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
+from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.likelihood import lone_masks, unlearned
-from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.again import Watch, read_again
+from ppl_gen.infer.arguments import check_choices, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
+from ppl_gen.infer.interrupt import keeping
 from ppl_gen.infer.loop import HeldOut, Running, loop
 from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
 from ppl_gen.infer.prepare import (
@@ -30,12 +31,13 @@ from ppl_gen.infer.prepare import (
     under,
 )
 from ppl_gen.infer.result import Fit, knows_rows
+from ppl_gen.infer.seeds import as_seed
 from ppl_gen.infer.trajectory import trajectory
-from ppl_gen.objectives import ELBO
 from ppl_gen.program import OWN, Batch
 from ppl_gen.sums import part_of_sum
 
 
+@keeping
 def fit(
     model: Any,
     guide: Any = None,
@@ -43,14 +45,14 @@ def fit(
     *,
     steps: int = 1000,
     batch_size: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = DEFAULT_RATE,
     optimizer: Any = None,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
     objective: Any = None,
     backend: str | None = None,
     device: str = "auto",
-    seed: int = 0,
+    seed: Any = 0,
     compile: Any = "auto",
     validation: Any = None,
     patience: int | None = None,
@@ -71,18 +73,20 @@ def fit(
             on the first batch in which it differs.
         steps: gradient steps.
         batch_size: rows per step of the leading axis, the smaller last batch included; None takes all.
-        learning_rate: of Adam, or of an optimizer class that takes ``lr``.
-        optimizer: a torch.optim class or partial, an optax transformation, or None (Adam).
+        learning_rate: of Adam, and of an optimizer that takes ``lr`` and was given none; 0.001 if left out. Beside an
+            optimizer with a rate of its own it is refused.
+        optimizer: None (Adam); on torch a torch.optim class or partial, or one of pyro.optim; on JAX an optax transformation
+            or one of numpyro.optim.
         estimators: site name or ``"*"`` -> estimator instance, to overrule the choice.
         num_particles: draws of the latents per step.
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
         device: "auto" takes a GPU where the backend sees one.
-        seed: of everything random; nothing global is touched.
+        seed: of everything random, a whole number or a JAX key; nothing global is touched.
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.
         patience: evaluations without improvement after which to stop.
-        checkpoint: a path, written as the run goes and continued from when it is there and fits.
+        checkpoint: a path, written as the run goes and continued from when it is there and fits. It holds no rows.
         callbacks: called with a `Running` at each report.
         progress: show a bar on a terminal.
         warm_start: start from, and write back to, the user's own networks.
@@ -93,27 +97,35 @@ def fit(
     Raises:
         ProgramError: program or data cannot be trained with; the message names the site. Before the first step.
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
+        Interrupted: Ctrl-C, a KeyboardInterrupt; `.fit` is the state so far, which a checkpoint holds too. The first Ctrl-C
+            is taken up when the present step is done, a second one at once.
     """
-    _check_options(steps, learning_rate, compile, patience, validation)
+    check_program(model, guide, data)
+    listed = check_options(steps, batch_size, compile, patience, validation, callbacks, checkpoint)
+    check_choices(estimators, num_particles, device)
+    seed, learning_rate = as_seed(seed), check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
     guide = getattr(model, "guide", None) if guide is None else guide
     encode = getattr(model, "prepare", None)
-    prepared, source = _open(
+    prepared, source = open_program(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
     prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
+        named = ", ".join(f"'{name}'" for name in prepared.idle)
         warnings.warn(
-            f"parameters of a registered network that nothing depends on: {', '.join(prepared.idle)}", stacklevel=2
+            f"param {named}: expected a way to the loss; got none, no site depends on it, so it stays as it is. Use it in a "
+            "distribution, or remove it.",
+            stacklevel=3,
         )
     if not prepared.program.params and steps:
         warnings.warn(
             "the program states no parameters: there is nothing to learn. Register networks with module().",
-            stacklevel=2,
+            stacklevel=3,
         )
     nothing = unlearned(prepared.plan.facts)
     if nothing is not None and steps:
-        warnings.warn(nothing, stacklevel=2)
+        warnings.warn(nothing, stacklevel=3)
     plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
     if worth_it(plans, steps):
         steady = source if isinstance(source, Table) else Still(source.first())  # a stream may run but once
@@ -122,7 +134,7 @@ def fit(
         prepared = with_plan(prepared, best, seed)
         for note in best.notes:
             if note.startswith("rare signal"):
-                warnings.warn(note, stacklevel=2)
+                warnings.warn(note, stacklevel=3)
     if isinstance(source, Stream):
         source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
     with prepared.session():
@@ -138,39 +150,35 @@ def fit(
             compile,
             steps,
         )
-        config = {"steps": steps, "batch_size": batch_size, "num_rows": source.num_rows, "optimizer": _named(optimizer)}
+        config = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "num_rows": source.num_rows,
+            "optimizer": prepared.backend.optimizer_name(optimizer),
+            "loss_rows": source.num_rows or source.first_rows,
+            "validation_rows": None,
+        }
         result = Fit(prepared, trainer, model, source, np.zeros(0), config)
-        held_out = (
-            None
-            if validation is None
-            else HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
-        )
+        held_out = None
+        if validation is not None:
+            held_out = HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
+            config["validation_rows"] = held_out.source.num_rows
         state = Running(0, steps, [], [], result)
-        loop(state, trainer, source, held_out, patience, checkpoint, list(callbacks), progress)
+        try:
+            loop(state, trainer, source, held_out, patience, checkpoint, listed, progress)
+        except Interrupted:
+            if warm_start:
+                prepared.program.write_back(trainer.current_params())
+            raise
         rare = seldom_better(prepared.plan, result.losses)
         if rare is not None:
             prepared.plan.notes += (rare,)
-            warnings.warn(rare, stacklevel=2)
+            warnings.warn(rare, stacklevel=3)
         if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
             prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
-
-
-def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, validation: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
-        raise ValueError(f"steps: expected a whole number, 0 or more; got {steps!r}.")
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate: expected a positive number; got {learning_rate}.")
-    if compile not in ("auto", True, False):
-        raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience: expected 1 evaluation or more; got {patience}.")
-    if patience is not None and validation is None:
-        raise ValueError(
-            "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
-        )
 
 
 def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, str], None]:
@@ -184,12 +192,6 @@ def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, s
             raise ProgramError(f"the program is another {when}. {error}") from error
 
     return read
-
-
-def _named(optimizer: Any) -> str:
-    """An optimizer's name, to tell by which one a checkpoint was written."""
-    optimizer = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
-    return getattr(optimizer, "__name__", type(optimizer).__name__)
 
 
 def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream:
@@ -217,7 +219,7 @@ def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
     return None if batch_size is None or (plates is not None and not plates) else max(batch_size, 1000)
 
 
-def _open(
+def open_program(
     model: Any,
     guide: Any,
     data: Any,
@@ -333,56 +335,4 @@ def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Ba
     return following
 
 
-CONFIG = ("steps", "batch_size", "num_rows", "optimizer")
-FACTS: dict[str, Any] = {
-    "backend": str,
-    "seed": int,
-    "row_plates": list | None,
-    "steps": int,
-    "batch_size": int | None,
-    "num_rows": int | None,
-    "optimizer": str,
-}
-
-
-def _facts(path: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts beside the arrays, each of its type."""
-    for key, kind in FACTS.items():
-        if key not in meta or not isinstance(meta[key], kind):
-            raise ValueError(f"checkpoint {path}: expected '{key}' in its header; got {meta.get(key)!r}. Train again.")
-    return {key: meta[key] for key in FACTS}
-
-
-def load(path: Any, model: Any, guide: Any = None) -> Fit:
-    """A saved fit, with the program it was trained from.
-
-    Args:
-        path: a file that `Fit.save` or a checkpoint wrote.
-        model: the same model.
-        guide: the same guide, if one was given.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, or one of another program.
-    """
-    arrays, meta, example = files.read(path)
-    guide = getattr(model, "guide", None) if guide is None else guide
-    facts = _facts(path, meta)
-    data = example["kwargs"] or tuple(example["args"])
-    names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
-    prepared, source = _open(
-        model, guide, data, None, facts["backend"], "auto", facts["seed"], None, 1, facts["num_rows"], names=names
-    )
-    prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
-    losses, validation = files.history(path, arrays)
-    with prepared.session():
-        trainer = prepared.backend.Trainer(prepared.program, ELBO(), prepared.plan, prepared.start, None, 1e-3, False)
-        values = {n: v for n, v in trainer.state().items() if n.startswith(("params/", "buffers/"))}
-        files.fitting(path, arrays, values)
-        trainer.load_values(arrays)
-    result = Fit(prepared, trainer, model, source, np.array(losses), {k: facts[k] for k in CONFIG})
-    result.validation_losses = validation
-    return result
-
-
-__all__ = ["Running", "fit", "load"]
+__all__ = ["Running", "fit", "open_program"]

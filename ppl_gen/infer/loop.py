@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ppl_gen.errors import NonFinite
+from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.infer import checkpoint as files
+from ppl_gen.infer.automatic import length
 from ppl_gen.infer.batches import Stream, Table
+from ppl_gen.infer.interrupt import Halt, listening
 from ppl_gen.infer.progress import Progress
 from ppl_gen.infer.result import Fit
 
@@ -40,21 +42,27 @@ class Running:
     validation_losses: list[tuple[int, float]]
     fit: Fit
     stop: bool = False
-    best: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class HeldOut:
-    """Validation data, gone through in chunks of `chunk` rows; None takes them at once."""
+    """Validation data, gone through in chunks of `chunk` rows; None takes them at once.
+
+    Attributes:
+        rows: in all, as counted in a pass; None without arrays.
+    """
 
     source: Table | Stream
     chunk: int | None
+    rows: int | None = None
 
     def loss(self, trainer: Any) -> float:
         """The loss on all rows, nats: what belongs to rows is summed, what does not counts once."""
-        total = 0.0
+        total, rows = 0.0, 0
         for number, (share, batch) in enumerate(self.source.passes(self.chunk)):
             total += share * sum(trainer.loss(batch, number * DRAWS + draw) for draw in range(DRAWS)) / DRAWS
+            rows += length(batch) or 0
+        self.rows = rows or None
         return total
 
 
@@ -72,43 +80,82 @@ def loop(
 
     Raises:
         NonFinite: a NaN or an infinity appeared; `.fit` is the last good state.
+        Interrupted: Ctrl-C, or a KeyboardInterrupt in the program or a callback; `.fit` is the state so far.
     """
     if path is not None:
         _continue_or_begin(path, state, trainer, judged=held_out is not None)
-    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
-    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
     state.stop = _enough(state, patience)
-    bar = Progress(state.steps, state.step, state.fit.plan, source.num_rows, show)
+    bar = Progress(state.steps, state.step, state.fit.plan, state.fit.config["loss_rows"], show)
     try:
-        while state.step < state.steps and not state.stop:
-            losses = _advance(state, trainer, source, (every, saves, judge))
-            last = state.step == state.steps or not len(losses)
-            value = (
-                _validate(state, trainer, held_out)
-                if held_out is not None and (last or state.step % judge == 0)
-                else None
-            )
-            _sync(state)
-            bar.update(losses, value)
-            state.stop = _enough(state, patience) or not len(losses)
-            if path is not None and (last or state.stop or state.step % saves == 0):
-                save(path, state, trainer)
-            if last or state.step % every == 0:
-                for callback in callbacks:
-                    callback(state)
+        with listening() as halt:
+            _run(state, trainer, source, held_out, patience, path, callbacks, bar, halt)
         if path is not None:
-            save(path, state, trainer)
-        if state.best is not None:
-            trainer.load(state.best)
+            save(path, state)
+        _keep_best(state, trainer)
     except NonFinite as error:
         state.losses += [float(loss) for loss in error.losses]
         _sync(state)
         raise NonFinite(f"step {len(state.losses)}: {error}", fit=state.fit, losses=state.losses) from None
+    except KeyboardInterrupt as error:
+        _interrupted(state, trainer, path, error)
     finally:
         bar.close()
 
 
-def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) -> np.ndarray:
+def _run(
+    state: Running,
+    trainer: Any,
+    source: Any,
+    held_out: HeldOut | None,
+    patience: int | None,
+    path: Any,
+    callbacks: list[Callable[[Running], None]],
+    bar: Progress,
+    halt: Halt,
+) -> None:
+    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
+    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
+    while state.step < state.steps and not state.stop:
+        losses = _advance(state, trainer, source, (every, saves, judge), halt)
+        last = state.step == state.steps or not len(losses)
+        value = None
+        if held_out is not None and not halt() and (last or state.step % judge == 0):
+            value = _validate(state, trainer, held_out)
+        _sync(state)
+        bar.update(losses, value, state.fit.config["validation_rows"])
+        state.stop = _enough(state, patience) or not len(losses)
+        if path is not None and (last or state.stop or state.step % saves == 0):
+            save(path, state)
+        if last or state.step % every == 0:
+            for callback in callbacks:
+                callback(state)
+        if halt():
+            raise KeyboardInterrupt
+
+
+def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterrupt) -> NoReturn:
+    """Keep what there is, in the checkpoint too, and go on raising."""
+    done = [float(loss) for loss in getattr(error, "losses", ())]
+    state.losses += done
+    state.step += len(done)
+    _sync(state)
+    if path is not None:
+        save(path, state)
+    _keep_best(state, trainer)
+    raise Interrupted(
+        f"step {state.step} of {state.steps}: the run was interrupted; .fit of this error is what it had come to",
+        state.fit,
+    ) from None
+
+
+def _keep_best(state: Running, trainer: Any) -> None:
+    """Where validation has judged, the fit is the best state; the last one is still what a file is to hold."""
+    if state.fit._best is not None:
+        state.fit._last = trainer.state()
+        trainer.load(state.fit._best)
+
+
+def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], halt: Halt) -> np.ndarray:
     """Steps up to the next mark, or the end of the data; their losses."""
     until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
     count = source.ready(state.step, until - state.step)
@@ -117,9 +164,9 @@ def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...]) 
             f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
         )
         return np.zeros(0)
-    losses: np.ndarray = trainer.steps(source, state.step, count)
+    losses: np.ndarray = trainer.steps(source, state.step, count, halt)
     state.losses += [float(loss) for loss in losses]
-    state.step += count
+    state.step += len(losses)
     return losses
 
 
@@ -136,8 +183,9 @@ def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
     if not np.isfinite(value):
         raise NonFinite(f"validation: expected a finite loss; got {value}. Check the validation data.")
     if not state.validation_losses or value < min(loss for _, loss in state.validation_losses):
-        state.best = trainer.state()
+        state.fit._best = trainer.state()
     state.validation_losses.append((state.step, value))
+    state.fit.config["validation_rows"] = held_out.rows
     return value
 
 
@@ -150,11 +198,10 @@ def _enough(state: Running, patience: int | None) -> bool:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def save(path: Any, state: Running, trainer: Any) -> None:
-    """Write all that a continued run needs."""
+def save(path: Any, state: Running) -> None:
+    """Write all that a continued run needs, and no rows."""
     _sync(state)
-    arrays = trainer.state() | {f"best/{name}": value for name, value in (state.best or {}).items()}
-    state.fit.write(path, arrays)
+    state.fit.save(path)
 
 
 def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) -> None:
@@ -163,7 +210,7 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
     What was best on validation data counts only where that is still `judged`.
     """
     if not Path(path).exists():
-        save(path, state, trainer)
+        save(path, state)
         return
     arrays, meta, _ = files.read(path)
     own = state.fit.meta()
@@ -173,11 +220,18 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
                 f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
                 "Remove the file, or choose another path."
             )
-    best = {name.removeprefix("best/"): value for name, value in arrays.items() if name.startswith("best/")}
-    files.fitting(path, arrays, trainer.state())
-    trainer.load(arrays)
-    state.losses, validation = files.history(path, arrays)
+    last, best = files.parted(arrays)
+    losses, validation = files.history(path, arrays)
+    expected, advice = trainer.state(), "Remove the file, or choose another path."
+    files.fitting(path, last, expected, advice)
+    if best is not None:
+        files.fitting(path, best, expected, advice, files.BEST)
+    try:
+        trainer.load(last)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
+    state.losses = losses
     if judged:
-        state.best, state.validation_losses = best or None, validation
+        state.fit._best, state.validation_losses = best, validation
     state.step = len(state.losses)
     _sync(state)

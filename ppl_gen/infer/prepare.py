@@ -16,6 +16,7 @@ from ppl_gen.backends.dreams import check_dreams
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.infer.again import check_host
+from ppl_gen.infer.arguments import plain_list
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
@@ -30,7 +31,7 @@ class Prepared:
         program: model and guide as one object.
         plan: the estimators.
         start: (baseline weights, running averages) to begin with, NumPy trees.
-        idle: network parameters that nothing depends on.
+        idle: parameters that nothing depends on.
     """
 
     backend: Any
@@ -118,7 +119,13 @@ def prepare(
             facts = backend.read(program, batch)
         except ProgramError:
             raise
-        except Exception:
+        except Exception as error:
+            where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
+            if where is not None:
+                raise ProgramError(
+                    f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
+                    f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
+                ) from error
             if bad is None:
                 raise
             raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.") from None

@@ -20,7 +20,7 @@ class Progress:
         steps: how many there will be.
         start: how many are done.
         plan: names the estimators.
-        rows: rows of the data, to show the loss per row; None shows the whole.
+        rows: that a step's loss stands for, to show it per row; None shows the whole.
         show: whether the user wants a bar.
     """
 
@@ -30,13 +30,17 @@ class Progress:
         self.rows = rows
         self._bar: Any = tqdm(total=steps, initial=start, desc=label, disable=not show or not _watched(), leave=True)
 
-    def update(self, losses: Sequence[float] | np.ndarray, validation: float | None) -> None:
-        """The losses of the steps since the last update (and the validation loss), nats."""
+    def update(
+        self, losses: Sequence[float] | np.ndarray, validation: float | None = None, held_out: int | None = None
+    ) -> None:
+        """The losses of the steps since the last update (and the validation loss, on `held_out` rows), nats."""
         if self._bar.disable or not len(losses):
             return
         shown = {"nats/row" if self.rows else "nats": f"{float(np.mean(losses)) / (self.rows or 1):.3f}"}
         if validation is not None:
-            shown["validation"] = f"{validation:.3f}"
+            shown["validation" if held_out or not self.rows else "validation, nats"] = (
+                f"{validation / (held_out or 1):.3f}"
+            )
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(len(losses))
 

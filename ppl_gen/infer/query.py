@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.data.columns import Name, is_frame, show
+from ppl_gen.data.dataset import fingerprint
 from ppl_gen.data.schema import Schema
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.infer.conditionals import Conditionals, Floats, Network, compact, ensemble_log_prob
 from ppl_gen.infer.mixture import Mixture
 from ppl_gen.infer.orders import Bools, Ints, Small, draw_orders
+from ppl_gen.infer.seeds import as_seed
 
 __all__ = ["Conditional", "condition", "ensemble_log_prob"]
 
@@ -36,7 +38,7 @@ def condition(
     of: Sequence[Name] | None = None,
     given: Mapping[Name, Any] | Any = None,
     orders: int = 16,
-    seed: int = 0,
+    seed: Any = 0,
     fingerprint: str | None = None,
 ) -> Conditional:
     """The conditional distribution of the variables `of`, given evidence.
@@ -52,7 +54,7 @@ def condition(
             differ from row to row.
         orders: how many orders for each row; all of them where there are no more.
         seed: of the orders; the same mask gets the same orders.
-        fingerprint: of the data, passed on to each `LogProb`.
+        fingerprint: of the data, passed on to each `LogProb`; None makes one of evidence and values.
 
     Raises:
         ValueError: an unknown name or level, evidence on a variable asked for, nothing asked for, a name
@@ -162,11 +164,13 @@ class Conditional:
         Raises:
             ValueError: another width or number of rows, a missing value, or one that is not a level.
         """
-        codes, rows, possible = self._complete_rows(compact(self._encode(values)))
+        asked = compact(self._encode(values))
+        codes, rows, possible = self._complete_rows(asked)
         value, self._notes["spread"] = self._mixture.log_prob(codes, rows)
-        return LogProb(np.where(possible, value, -np.inf), 0.0, "exact", self._fingerprint)
+        mark = self._fingerprint or fingerprint(self._mixture.codes, asked, preprocessing=show(self.of))
+        return LogProb(np.where(possible, value, -np.inf), 0.0, "exact", mark)
 
-    def sample(self, n: int, seed: int = 0) -> Any:
+    def sample(self, n: int, seed: Any = 0) -> Any:
         """Independent draws, each along one order that is drawn by its weight.
 
         Args:
@@ -183,12 +187,12 @@ class Conditional:
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"query.sample: expected n to be a whole number of one or more; got {n!r}. Use 1000.")
         rows = np.tile(np.arange(len(self)), n)
-        codes = self._mixture.sample(rows, np.random.default_rng(seed))[:, self._columns]
+        codes = self._mixture.sample(rows, np.random.default_rng(as_seed(seed)))[:, self._columns]
         if self._schema.form == "array":
             return self._schema.decode(codes.reshape(n, len(self), -1))
         return self._schema.decode(codes).set_axis(self._sample_index(n), axis=0)
 
-    def marginals(self, num_samples: int = 1000, seed: int = 0) -> dict[Name, Floats]:
+    def marginals(self, num_samples: int = 1000, seed: Any = 0) -> dict[Name, Floats]:
         """The distribution of each single variable given the evidence.
 
         Exact where a row has at most 4096 completions. Else the mean of the conditionals met along
@@ -203,7 +207,7 @@ class Conditional:
         """
         if num_samples < 2:
             raise ValueError(f"query.marginals: expected num_samples of two or more; got {num_samples}. Use 1000.")
-        mean, error = self._mixture.marginals(num_samples, np.random.default_rng(seed))
+        mean, error = self._mixture.marginals(num_samples, np.random.default_rng(as_seed(seed)))
         exact = bool(self._mixture.few.all())
         self._notes["marginals"] = {
             "kind": "exact" if exact else "estimate",
@@ -212,7 +216,7 @@ class Conditional:
         }
         return self._by_variable(mean)
 
-    def mean(self, num_samples: int = 1000, seed: int = 0) -> Any:
+    def mean(self, num_samples: int = 1000, seed: Any = 0) -> Any:
         """The expected value of each variable, shape (rows, len(of)), or a frame; from `marginals`.
 
         Raises:
@@ -234,14 +238,14 @@ class Conditional:
 
         return pd.DataFrame(means, columns=list(self.of), index=self._index)
 
-    def mode(self, sweeps: int = 10, seed: int = 0) -> Any:
+    def mode(self, sweeps: int = 10, seed: Any = 0) -> Any:
         """The most probable values of all variables together, shape (rows, len(of)), or a frame.
 
         Exact where a row has at most 4096 completions. Else the best of the completions that are greedy along
         each order and of 32 draws, then raised one variable at a time for at most `sweeps` rounds: a local
         maximum. ``info["mode"]`` says which, with the log-probability found.
         """
-        best, log_prob = self._mixture.mode(sweeps, np.random.default_rng(seed))
+        best, log_prob = self._mixture.mode(sweeps, np.random.default_rng(as_seed(seed)))
         kind = "exact" if self._mixture.few.all() else "local maximum"
         self._notes["mode"] = {"kind": kind, "log_prob": log_prob}
         values = self._schema.decode(best[:, self._columns])

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.data import fingerprint
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan
 from ppl_gen.estimators.likelihood import refuse_likelihood
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.guides import MeanField
 from ppl_gen.infer import checkpoint
-from ppl_gen.infer.batches import Stream, Table
-from ppl_gen.infer.prepare import Prepared
+from ppl_gen.infer.batches import Table, is_array
+from ppl_gen.infer.prepare import Prepared, as_arguments, to_host
+from ppl_gen.infer.seeds import as_seed
+from ppl_gen.infer.specs import describe, describe_plan
 from ppl_gen.program import Batch
 
 Arrays = dict[str, np.ndarray]
@@ -39,6 +42,9 @@ class Fit:
         self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
         self.losses, self.config = losses, config
         self.validation_losses: list[tuple[int, float]] = []
+        self._best: Arrays | None = None  # the state that was best on validation data, so far
+        self._last: Arrays | None = None  # the state after the last step, where the trainer holds another
+        self._other: Batch | None = None  # where the source's rows are made up: other ones
         self.plan: Plan = prepared.plan
         self.backend: str = prepared.backend.name
         self.device: str = prepared.program.device
@@ -83,14 +89,14 @@ class Fit:
         return self._prepared.backend.array(value, self.device)
 
     def _draw(self, batch: Batch, num: int, seed: int, **options: Any) -> Any:
-        return self._prepared.backend.draw(self._prepared, self._trainer.final(), batch, num, seed, **options)
+        return self._prepared.backend.draw(self._prepared, self._trainer.final(), batch, num, as_seed(seed), **options)
 
-    def posterior(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
+    def posterior(self, data: Any, num_samples: int = 1, seed: Any = 0) -> Arrays:
         """Draws from the trained guide: latent site -> (num_samples, *shape); what is summed out has none."""
         runs = list(self._draw(self._batch(data), num_samples, seed))
         return {name: np.stack([run["values"][name] for run in runs]) for name in self.plan}
 
-    def predict(self, data: Any, num_samples: int = 1, seed: int = 0) -> Arrays:
+    def predict(self, data: Any, num_samples: int = 1, seed: Any = 0) -> Arrays:
         """Posterior predictive: observed and deterministic sites of the model -> (num_samples, *shape).
 
         Latents that are summed out are drawn from their prior on the way, and not given: of them, and of what hangs on
@@ -103,7 +109,7 @@ class Fit:
         runs = list(self._draw(self._batch(data), num_samples, seed, predictive=True))
         return {n: np.stack([run["records"][n] for run in runs]) for n in runs[0]["records"] if n not in hidden}
 
-    def sample(self, n: int, given: Any = None, seed: int = 0) -> Any:
+    def sample(self, n: int, given: Any = None, seed: Any = 0) -> Any:
         """Draws from the trained model.
 
         A model of named variables gives rows (in the form of its data); another program gives a dict, site ->
@@ -113,7 +119,7 @@ class Fit:
             ValueError: evidence for a program that has no queries.
         """
         if self._answers_queries:
-            drawn = self.query(given=given).sample(n, seed=seed)
+            drawn = self.query(given=given).sample(n, seed=as_seed(seed))
             return (
                 drawn[:, 0]
                 if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping))
@@ -123,15 +129,36 @@ class Fit:
             raise ValueError(
                 "sample: expected no evidence, as this program answers no queries. Condition the program itself."
             )
-        if self._by_rows and isinstance(self._source, Table) and self._source.num_rows:
-            rows = np.arange(n) % self._source.num_rows
-            batch = self._source.build(self._source.arrays, rows)
+        source = self._source if isinstance(self._source, Table) else as_table(self._source.first())
+        found = self._sampled(source, n, seed)
+        if self._other is not None:
+            self._check_made_up(found, n, seed)
+        return found
+
+    def _sampled(self, source: Table, n: int, seed: int) -> Arrays:
+        """Site -> (n, *shape): where all lies in the plate of the data n rows of them, else n runs on the first batch."""
+        if self._by_rows and source.num_rows:
+            batch = source.build(source.arrays, np.arange(n) % source.num_rows)
             run = next(iter(self._draw(Batch(batch.args, batch.kwargs), 1, seed, guide=False, predictive=True)))
-            return run["records"]
-        runs = list(self._draw(self._source.first(), n, seed, guide=False, predictive=True))
+            return run["records"]  # type: ignore[no-any-return]
+        runs = list(self._draw(source.first(), n, seed, guide=False, predictive=True))
         return {name: np.stack([run["records"][name] for run in runs]) for name in runs[0]["records"]}
 
-    def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: int = 0) -> LogProb:
+    def _check_made_up(self, found: Arrays, n: int, seed: int) -> None:
+        """Raise where draws hang on rows that are made up."""
+        assert self._other is not None
+        try:
+            again = self._sampled(as_table(self._other), n, seed)
+        except Exception:  # rows that cannot be drawn from are not the same
+            again = {}
+        for name, value in found.items():
+            if name not in again or not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
+                raise ValueError(
+                    f"sample: expected rows of the data, as site '{name}' hangs on what the program is given; got a fit whose file "
+                    "keeps none. Pass data= to load, or save with rows=."
+                )
+
+    def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: Any = 0) -> LogProb:
         """Log-likelihood in nats, one value per row where all latents lie in the plate of the data and stay there, else one.
 
         Without latents it is exact. With latents it is the importance-weighted estimate of `num_samples` draws from
@@ -144,6 +171,10 @@ class Fit:
             orders: orders of the ensemble.
             seed: of draws and orders.
 
+        Returns:
+            The `LogProb`, with the fingerprint of these data as the program is given them, after all preprocessing: one of
+            other data is not compared with it.
+
         Raises:
             ProgramError: no likelihood follows, exact or as a bound: there is a factor, a scale, an unnormalized guide, a
                 point mass at the data or of the guide's, a latent that the guide alone has or that is masked in one of the two
@@ -152,9 +183,9 @@ class Fit:
         if self._answers_queries:
             from ppl_gen.infer.query import ensemble_log_prob
 
-            codes, tiers = self._model.prepare(data), self._model.schema.tiers
-            values, _ = ensemble_log_prob(self._network(), codes, orders, seed, tiers)
-            return LogProb(values, np.zeros_like(values), "exact")
+            encoded = self._model.prepare(data)
+            values, _ = ensemble_log_prob(self._network(), encoded, orders, as_seed(seed), self._model.schema.tiers)
+            return LogProb(values, 0.0, "exact", _fingerprint(as_table(Batch(*as_arguments(encoded))).first()))
         for plate in self.plan.facts.subsampled:
             raise ProgramError(
                 f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
@@ -171,13 +202,13 @@ class Fit:
         if not len(self.plan):
             run = next(iter(self._draw(batch, 1, seed)))
             value = _by_row(run["terms"], rows)
-            return LogProb(value, np.zeros_like(value), "exact")
+            return LogProb(value, np.zeros_like(value), "exact", _fingerprint(batch))
         log_weights = np.stack([_by_row(run["terms"], rows) for run in self._draw(batch, num_samples, seed)])
         top = log_weights.max(0)
         weights = np.exp(log_weights - top)
         mean = weights.mean(0)
         error = weights.std(0, ddof=1) / mean / np.sqrt(num_samples) if num_samples > 1 else np.full_like(mean, np.nan)
-        return LogProb(top + np.log(mean), error, "lower_bound")
+        return LogProb(top + np.log(mean), error, "lower_bound", _fingerprint(batch))
 
     @property
     def _by_rows(self) -> bool:
@@ -206,7 +237,7 @@ class Fit:
         call = self._prepared.backend.host_function(self._prepared, self._trainer.final(), self._model.log_conditionals)
         return call  # type: ignore[no-any-return]
 
-    def query(self, of: Sequence[Any] | None = None, given: Any = None, orders: int = 16, seed: int = 0) -> Any:
+    def query(self, of: Sequence[Any] | None = None, given: Any = None, orders: int = 16, seed: Any = 0) -> Any:
         """p(of | given): any variables given any others.
 
         Args:
@@ -229,24 +260,47 @@ class Fit:
             )
         from ppl_gen.infer.query import condition
 
-        return condition(self._network(), self._model.schema, of, given, orders, seed)
+        return condition(self._network(), self._model.schema, of, given, orders, as_seed(seed))
 
     # -- report --------------------------------------------------------------------------------------------------
 
-    def save(self, path: Any) -> None:
-        """Write parameters, training state, losses and a few rows (all, if trained without batches) to one file.
+    def save(self, path: Any, rows: int = 0) -> None:
+        """Write parameters, training state, losses, and what is needed to read the program again, to one file.
 
-        Atomic; no code is stored.
+        Atomic; no code is stored. Objective, particles and estimators are stored as names and options; of a class of your
+        own only the name, so that `load` asks for it.
+
+        Args:
+            path: the file; one that is there is replaced.
+            rows: how many rows of the data to keep. None are kept by default, only shapes and types, and `load` makes up
+                rows in their place. Keep a few, or pass them to `load`, where the program cannot be read on made-up rows,
+                or where `sample` is to draw given inputs from the data.
+
+        Raises:
+            ValueError: there are no such rows.
+            TypeError: an argument of the program is neither an array nor plain data.
         """
-        self.write(path, self._trainer.state())
-
-    def write(self, path: Any, state: Arrays) -> None:
-        """Write this training state with the losses so far."""
+        state = self._trainer.state() if self._last is None else self._last
+        best = {f"{checkpoint.BEST}{name}": value for name, value in (self._best or {}).items()}
         history = {
             "losses": np.array(self.losses, dtype=np.float64),
             "validation": np.reshape(self.validation_losses, (-1, 2)),
         }
-        checkpoint.write(path, state | history, self.meta(), template(self._source))
+        first = self._first_rows(rows)
+        template = {"args": list(first.args), "kwargs": dict(first.kwargs)}
+        checkpoint.write(path, state | best | history, self.meta(), template, keep=rows > 0)
+
+    def _first_rows(self, rows: int) -> Batch:
+        """The batch that a file is to tell of: the first, or its leading rows."""
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
+            raise ValueError(f"rows: expected a whole number, 0 or more; got {rows!r}.")
+        if rows and self._other is not None:
+            raise ValueError(
+                f"rows: expected 0, as the file that this fit was loaded from keeps no rows; got {rows}. Pass data= to load."
+            )
+        known = self._source.first_rows
+        batch: Batch = self._source.first(min(rows, known)) if rows and known else self._source.first()
+        return batch
 
     def meta(self) -> dict[str, Any]:
         """What is stored beside the arrays."""
@@ -256,6 +310,8 @@ class Fit:
             "seed": self.seed,
             "row_plates": None if plates is None else sorted(plates),
             "signature": signature(self._prepared),
+            "objective": describe(self._trainer.objective),
+            "plan": describe_plan(self.plan),
             **self.config,
         }
 
@@ -266,33 +322,44 @@ class Fit:
             f"steps: {self._trainer.how}",
             f"parameters: {sum(p.size for p in self.params.values()):,} in {len(self.params)} arrays",
         ]
+        rows, held_out = self._loss_rows, self.config.get("validation_rows")
         if len(self.losses):
-            tail = self.losses[-max(1, len(self.losses) // 10) :]
-            rows = self.config.get("num_rows")
-            per_row = f", {tail.mean() / rows:.3f} per row" if rows else ""
-            lines.append(f"loss: {self.losses[0]:.3f} at first, {tail.mean():.3f} nats over the last tenth{per_row}")
+            tail = self.losses[-max(1, len(self.losses) // 10) :].mean()
+            per_row = f", {tail / rows:.3f} per row" if rows else ""
+            lines.append(f"loss: {self.losses[0]:.3f} at first, {tail:.3f} nats over the last tenth{per_row}")
         if self.validation_losses:
             step, best = min(self.validation_losses, key=lambda pair: pair[1])
-            lines.append(f"validation: best {best:.3f} nats, at step {step}")
+            per_row = f", {best / held_out:.3f} per row" if held_out else ""
+            lines.append(f"validation: best {best:.3f} nats, at step {step}{per_row}")
         return "\n".join([*lines, str(self.plan)])
 
     def __repr__(self) -> str:
         return self.summary()
 
+    @property
+    def _loss_rows(self) -> int | None:
+        """Rows that a step's loss stands for: the data's, or a batch's where the data are not counted."""
+        rows: int | None = self.config.get("loss_rows", self.config.get("num_rows"))
+        return rows
+
     def plot(self) -> Any:
-        """The losses over steps as a matplotlib figure."""
+        """The losses over steps as a matplotlib figure; beside validation losses both are per row, where rows are known."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.plot(np.arange(1, len(self.losses) + 1), self.losses, lw=0.6, alpha=0.4, label="each step")
-        width = max(1, len(self.losses) // 50)
-        if len(self.losses) >= width > 1:
-            smooth = np.convolve(self.losses, np.ones(width) / width, "valid")
-            axes.plot(np.arange(width, len(self.losses) + 1), smooth, lw=1.6, label=f"mean of {width}")
+        rows, held_out = self._loss_rows, self.config.get("validation_rows")
+        per_row = bool(self.validation_losses and rows and held_out)
+        losses = np.asarray(self.losses) / (rows or 1) if per_row else np.asarray(self.losses)
+        axes.plot(np.arange(1, len(losses) + 1), losses, lw=0.6, alpha=0.4, label="each step")
+        width = max(1, len(losses) // 50)
+        if len(losses) >= width > 1:
+            smooth = np.convolve(losses, np.ones(width) / width, "valid")
+            axes.plot(np.arange(width, len(losses) + 1), smooth, lw=1.6, label=f"mean of {width}")
         if self.validation_losses:
-            axes.plot(*np.array(self.validation_losses).T, ".-", lw=1.2, label="validation")
-        axes.set(xlabel="step", ylabel="loss, nats")
+            steps, values = np.array(self.validation_losses).T
+            axes.plot(steps, values / (held_out or 1) if per_row else values, ".-", lw=1.2, label="validation")
+        axes.set(xlabel="step", ylabel="loss, nats per row" if per_row else "loss, nats")
         axes.legend(frameon=False)
         return figure
 
@@ -312,10 +379,17 @@ def knows_rows(guide: Any) -> bool:
     return isinstance(guide, MeanField) and any(guide.row_plates & set(latent.plates) for latent in guide.latents)
 
 
-def template(source: Table | Stream) -> dict[str, Any]:
-    """A little of the data, enough to read the program again."""
-    whole = source.first(min(2, source.num_rows or 2)) if source.batch_size else source.first()
-    return {"args": list(whole.args), "kwargs": dict(whole.kwargs)}
+def _fingerprint(batch: Batch) -> str:
+    """Of all arrays, as the program was given them: one number type for each kind, whatever the library."""
+    given = [*batch.args, *(value for _, value in sorted(batch.kwargs.items()))]
+    arrays = [to_host(value) for value in given if is_array(value)]
+    types = {"f": np.float32, "i": np.int64, "u": np.int64, "b": np.int64}
+    return fingerprint(*(a.astype(types[a.dtype.kind], copy=False) for a in arrays if a.dtype.kind in types))
+
+
+def as_table(batch: Batch) -> Table:
+    """A batch's arrays as data."""
+    return Table(dict(batch.kwargs) or tuple(batch.args), None, 0, lambda value: value)
 
 
 def signature(prepared: Prepared) -> str:
@@ -325,4 +399,4 @@ def signature(prepared: Prepared) -> str:
     return json.dumps([prepared.backend.name, shapes, rows])
 
 
-__all__ = ["Fit", "signature", "template"]
+__all__ = ["Fit", "as_table", "signature"]

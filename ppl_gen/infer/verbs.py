@@ -11,11 +11,13 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.backends.checks import check_gradients
 from ppl_gen.estimators import Estimator, Plan
+from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
 from ppl_gen.infer.batches import Table
 from ppl_gen.infer.measure import best_plan, with_plan
 from ppl_gen.infer.measure import measure as run_measure
 from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, own_objective, under
+from ppl_gen.infer.seeds import as_seed
 from ppl_gen.program import Batch
 
 
@@ -23,6 +25,8 @@ def read(
     model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any
 ) -> tuple[Prepared, Batch]:
     """The program, read on the whole data as one batch."""
+    check_program(model, guide, data)
+    check_choices(options.get("estimators"), options.get("num_particles", 1))
     args, kwargs = as_arguments(data)
     encode = getattr(model, "prepare", None)
     bad = None if encode else check_data(args, kwargs)
@@ -48,7 +52,7 @@ def plan(
     num_particles: int = 1,
     objective: Any = None,
     backend: str | None = None,
-    seed: int = 0,
+    seed: Any = 0,
     measure: bool = False,
 ) -> Plan:
     """Which gradient estimator each latent site gets, and why, without training.
@@ -75,6 +79,7 @@ def plan(
         ProgramError: the program or the data cannot be trained with; the message names the site.
         TypeError: `objective` is none.
     """
+    seed = as_seed(seed)
     prepared, batch = read(
         model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed
     )
@@ -100,7 +105,7 @@ def gradient(
     objective: Any = None,
     backend: str | None = None,
     params: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: Any = 0,
 ) -> dict[str, np.ndarray]:
     """Independent single-step estimates of the gradient of the loss (for the ELBO: of minus the ELBO).
 
@@ -124,6 +129,7 @@ def gradient(
         ProgramError: the program or the data cannot be trained with; the message names the site.
         NonFinite: an estimate is NaN or infinite; the message names the parameter.
     """
+    seed = as_seed(seed)
     prepared, batch = read(
         model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
     )

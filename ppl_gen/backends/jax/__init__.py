@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
+from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.read import relabelled as _relabelled
@@ -26,8 +28,10 @@ __all__ = [
     "draw",
     "on_any_statement",
     "host_function",
+    "optimizer_name",
     "read",
     "relabelled",
+    "redraw",
     "resolve_device",
     "sample_gradients",
     "set_params",
@@ -85,8 +89,9 @@ def array(value: Any, device: str = "cpu") -> Any:
 
 
 def to_numpy(value: Any) -> Any:
-    """An array as a NumPy array."""
-    return np.asarray(value)
+    """An array as a NumPy array; a random key as the words it is made of."""
+    is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)
 
 
 def dream(
@@ -95,6 +100,14 @@ def dream(
     """The batch as the model draws it, its sites' values (those given, and drawn) and terms. Call inside a session."""
     given, drawn, terms = program.dream(program.params, program.buffers, jax.random.key(seed), batch, values)
     return given, drawn, {term: np.asarray(value) for term, value in terms.items()}
+
+
+def redraw(program: Program, batch: Batch, seed: int) -> Batch:
+    """The batch with what the model draws where it observes an argument."""
+    with program.session(seed):
+        key = jax.random.key(seed)
+        run = program.run(program.params, program.buffers, key, batch, predictive=True, guide=False)
+    return redrawn(batch, run, lambda value, like: jnp.asarray(value, like.dtype))
 
 
 def draw(

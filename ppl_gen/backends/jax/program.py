@@ -18,6 +18,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.record import Observer, Recorder
+from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
 
@@ -50,15 +51,16 @@ class Program:
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: portable statements are NumPyro's, host random state is our own."""
         del train  # NumPyro programs carry no mode of their own
-        numpy_state, python_state = np.random.get_state(), random.getstate()
-        try:
-            np.random.seed(self.seed if seed is None else seed)
-            random.seed(self.seed if seed is None else seed)
-            with language.use(dialect, self.seed), numpyro.validation_enabled(False):
-                yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+        with turn:
+            numpy_state, python_state = np.random.get_state(), random.getstate()
+            try:
+                np.random.seed(self.seed if seed is None else seed)
+                random.seed(self.seed if seed is None else seed)
+                with language.use(dialect, self.seed), numpyro.validation_enabled(False):
+                    yield
+            finally:
+                np.random.set_state(numpy_state)
+                random.setstate(python_state)
 
     def constrain(self, params: Mapping[str, Array] | None = None) -> dict[str, np.ndarray]:
         """Parameters in the space the program sees them, as NumPy arrays."""

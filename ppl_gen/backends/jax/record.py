@@ -73,7 +73,7 @@ class Recorder(Messenger):
             else:  # a handler of the user's has given it
                 self._given.add(name)
         elif msg["type"] == "mutable":
-            msg["value"] = self.run.buffers.setdefault(name, _copy(self.buffers.get(name, msg["args"][0])))
+            msg["value"] = self._buffer(name, msg["args"][0])
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
             msg["value"] = self.fixed[PLATE + name]
         elif msg["type"] == "control_flow":
@@ -105,6 +105,15 @@ class Recorder(Messenger):
             self.run.records[name] = msg["value"]
         elif msg["type"] == "sample":
             self._sample(name, msg)
+
+    def _buffer(self, name: str, start: Any) -> Any:
+        """State that the program carries; None where it only asks whether there is any, as linen networks do."""
+        if name not in self.run.buffers:
+            value = _copy(self.buffers.get(name, start))
+            if value is None:
+                return None
+            self.run.buffers[name] = value
+        return self.run.buffers[name]
 
     def _check_flow(self, name: str, msg: Any) -> None:
         """Sites inside `scan` and `cond` come out once all is done: values go in beforehand, or not at all."""

@@ -13,6 +13,7 @@ import optax
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.distributions import core
+from ppl_gen.backends.jax.optimizers import adam, build
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.program import OWN, Batch
@@ -135,8 +136,8 @@ class Trainer:
         objective: what is minimised.
         plan: the estimators.
         start: (baseline weights, running averages) as NumPy trees.
-        optimizer: an optax transformation; None means Adam.
-        learning_rate: for Adam.
+        optimizer: an optax transformation or one of NumPyro's; None means Adam.
+        learning_rate: for Adam; another has its own.
         compile: False runs every step un-jitted.
         steps: length of the run.
 
@@ -163,7 +164,7 @@ class Trainer:
             )
 
         self.program, self.objective, self.plan = program, objective, plan
-        self.transform = _build(optimizer, learning_rate)
+        self.transform = build(optimizer, learning_rate, program.params)
         self.own = adam(1e-3)
         # Adam keeps a NaN or infinity for good, so a look at the end of a chunk finds it; another may swallow one.
         self.watchful = optimizer is not None
@@ -175,21 +176,35 @@ class Trainer:
         self.jitted = compile is not False and not plan.facts.eager
         self._loops: dict[Any, Any] = {}
 
-    def steps(self, source: Any, first: int, count: int) -> np.ndarray:
+    def steps(self, source: Any, first: int, count: int, halt: Callable[[], bool] = lambda: False) -> np.ndarray:
         """Take the steps `first`, ..., each on the source's batch of that number; losses in nats, (steps taken,).
+
+        Args:
+            source: of batches.
+            first: number of the first step.
+            count: how many, if `halt` does not say so before.
+            halt: asked after each call of the compiled loop whether to end there.
 
         Raises:
             NonFinite: the loss or a gradient is; the state is as before that step, `.losses` holds those before.
+            KeyboardInterrupt: raised in the program; likewise.
         """
         losses: list[float] = []
-        while len(losses) < count:
+        try:
+            self._take(source, first, count, halt, losses)
+        except KeyboardInterrupt as error:
+            error.losses = np.array(losses)  # type: ignore[attr-defined]
+            raise
+        return np.array(losses)
+
+    def _take(self, source: Any, first: int, count: int, halt: Callable[[], bool], losses: list[float]) -> None:
+        while len(losses) < count and not (losses and halt()):
             arrays, rows = source.at(first + len(losses))
             chunk = self._chunk(source, first + len(losses), min(count - len(losses), CHUNK), arrays, rows)
             self.values, found, good = self._loop(source, arrays, chunk)
             losses += found[:good].tolist()
             if good < len(chunk):
                 self._blame(float(found[good]), source.build(arrays, chunk[good]), losses)
-        return np.array(losses)
 
     def _chunk(self, source: Any, first: int, count: int, arrays: Any, rows: Any) -> list[Any]:
         """The rows of as many next steps as have the same arrays and batch length."""
@@ -257,7 +272,7 @@ class Trainer:
         (of_params, of_weights), (loss, averages, buffers) = gradients(
             self.program, self.objective, self.plan, state, now, batch
         )
-        updates, moments = self.transform.update(of_params, state.moments[0], state.params)
+        updates, moments = self.transform.update(of_params, state.moments[0], state.params, value=loss)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
         finite = all_finite([loss, *of_params.values(), *jax.tree.leaves((of_weights, averages))])
         params, weights = optax.apply_updates(state.params, updates), optax.apply_updates(state.weights, own_updates)
@@ -346,33 +361,6 @@ def _own(state: State) -> list[Array]:
 def all_finite(arrays: Any) -> Array:
     """Whether every element of every array is."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in arrays]))
-
-
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    """`optax.adam` with one division per weight where it has three, which is what a step on a CPU waits for.
-
-    Source: Kingma & Ba 2015, algorithm 1.
-    """
-    first, second, small = 0.9, 0.999, 1e-8
-
-    def update(gradient: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
-        del params
-        count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(gradient, state.mu, first, 1)
-        nu = optax.tree.update_moment_per_elem_norm(gradient, state.nu, second, 2)
-        of_mu, of_nu = -learning_rate / (1 - first**count), 1 / (1 - second**count)
-        updates = jax.tree.map(lambda m, v: (m * of_mu) / (jnp.sqrt(v * of_nu) + small), mu, nu)
-        return updates, optax.ScaleByAdamState(count, mu, nu)
-
-    return optax.GradientTransformation(optax.scale_by_adam(first, second, small).init, update)
-
-
-def _build(optimizer: Any, learning_rate: float) -> optax.GradientTransformation:
-    if optimizer is None:
-        return adam(learning_rate)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer: expected an optax transformation; got {optimizer!r}. For example optax.sgd(0.1).")
-    return optimizer
 
 
 def blame(program: Program, state: State, batch: Batch) -> str:

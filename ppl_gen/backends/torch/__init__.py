@@ -12,7 +12,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
 from ppl_gen.backends.torch.read import relabelled as _relabelled
@@ -27,8 +29,10 @@ __all__ = [
     "draw",
     "on_any_statement",
     "host_function",
+    "optimizer_name",
     "read",
     "relabelled",
+    "redraw",
     "resolve_device",
     "sample_gradients",
     "set_params",
@@ -101,6 +105,17 @@ def dream(
     torch.manual_seed(seed)  # the session gives the caller's random state back
     given, drawn, terms = program.dream(batch, values)
     return given, drawn, {term: to_numpy(value) for term, value in terms.items()}
+
+
+def redraw(program: Program, batch: Batch, seed: int) -> Batch:
+    """The batch with what the model draws where it observes an argument; the networks stay as they are."""
+    with program.session(seed), program.discovering(), torch.no_grad():
+        before = {name: buffer.clone() for name, buffer in program.buffers.items()}
+        run = program.run(batch, predictive=True, guide=False)
+        program.forget_runs()
+        for name, value in before.items():
+            program.buffers[name].copy_(value)
+    return redrawn(batch, run, lambda value, like: value.to(like.dtype))
 
 
 def draw(

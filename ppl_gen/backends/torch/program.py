@@ -20,6 +20,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.record import Recorder
+from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
 
@@ -50,7 +51,8 @@ class Program:
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
         self._theirs: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}  # id -> (it, the user's data and gradient)
-        self._depth = 0  # sessions that are open: a callback of the user's may open one within another
+        self._depth = 0  # how often our tensors are lent: a callback of the user's may open a session within another
+        self._sessions = 0  # that are open
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -58,6 +60,7 @@ class Program:
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
         with ExitStack() as stack:
+            stack.enter_context(turn)
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(validation(False))
@@ -65,14 +68,30 @@ class Program:
             stack.enter_context(language.use(dialect, self.seed))
             if self.device != "cpu":
                 stack.enter_context(torch.device(self.device))
-            stack.callback(self._leave)
-            self._depth += 1
-            if self._depth == 1:
-                for tensor, data in list(self._ours.values()):
-                    self._borrow(tensor, data)
+            stack.enter_context(self.lent())
+            stack.callback(setattr, self, "_sessions", self._sessions)
+            self._sessions += 1
             if not train:
                 stack.enter_context(self.evaluating())
             yield
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the user's modules hold our tensors: all that reads or writes what is learned, in a session or not."""
+        with turn:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    for tensor, data in list(self._ours.values()):
+                        self._borrow(tensor, data)
+                yield
+            finally:
+                self._leave()
+
+    @property
+    def running(self) -> bool:
+        """Whether a session is open."""
+        return self._sessions > 0
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -108,7 +127,7 @@ class Program:
         tensor.data = tensor.data.clone().to(self.device) if data is None else data
 
     def _leave(self) -> None:
-        """Give the user's tensors back at the end of the outermost session."""
+        """Give the user's tensors back at the end of the outermost loan."""
         self._depth -= 1
         if self._depth:
             return
@@ -159,6 +178,24 @@ class Program:
                 if buffer is not None:
                     named[f"{number}.{name}"] = buffer
         return named
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The weights of networks that are called but not registered: nothing learns them, yet the program hangs on them."""
+        named: dict[str, Tensor] = {}
+        for number, module in enumerate(self._modules.values()):
+            for name, weight in module._parameters.items():
+                if weight is not None and id(weight) not in self._names:
+                    named[f"{number}.{name}"] = weight
+        return named
+
+    def set_constants(self, values: Mapping[str, Tensor]) -> None:
+        """Give unregistered networks these weights, by the names of `constants`; the user's own keep theirs."""
+        with self.lent(), torch.no_grad():
+            for name, weight in self.constants.items():
+                if name in values and not torch.equal(weight, values[name].to(weight.device)):
+                    self._borrow(weight)
+                    weight.copy_(values[name])
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
@@ -215,23 +252,25 @@ class Program:
 
     def constrain(self, params: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """Parameters in the space the program sees them, as NumPy arrays."""
-        values = self.params if params is None else {n: torch.as_tensor(v) for n, v in params.items()}
-        with torch.no_grad():
+        with self.lent(), torch.no_grad():
+            values = self.params if params is None else {n: torch.as_tensor(v) for n, v in params.items()}
             return {n: transform_to(self.constraints[n])(v).cpu().numpy().copy() for n, v in values.items()}
 
     def module(self, name: str, params: Mapping[str, Tensor]) -> nn.Module:
-        """A copy of the network registered under `name`, with our tensors. Call inside a session."""
+        """A copy of the network registered under `name`, with our tensors."""
         for module in self._modules.values():
             named = list(module.named_parameters())
             if named and all(self._names.get(id(leaf)) == f"{name}.{part}" for part, leaf in named):
-                return copy.deepcopy(module)
+                with self.lent():
+                    return copy.deepcopy(module)
         networks = sorted({n.split(".")[0] for n in self.params if n not in self.statements})
         raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
 
     def write_back(self, params: Mapping[str, Tensor]) -> None:
-        """Let the user's own networks keep what was learned. Call inside a session."""
-        for tensor, data, _ in self._theirs.values():
-            data.copy_(tensor.data)
+        """Let the user's own networks keep what was learned."""
+        with self.lent():
+            for tensor, data, _ in self._theirs.values():
+                data.copy_(tensor.data)
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -247,6 +286,8 @@ class Program:
         guide: bool = True,
     ) -> Run:
         """Run the guide, then the model on its choices. Call inside a session."""
+        if not self.running:
+            raise RuntimeError("program: expected to run inside its session; got a call outside. Open session() first.")
         run = Run()
         common: dict[str, Any] = {
             "run": run,

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch.utils import _pytree as pytree
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
+from ppl_gen.backends.torch.optimizers import build, slots
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import OWN, Batch
 
 Tree = dict[str, dict[str, Tensor]]
+CONSTANTS = "constants/"  # prefix, in a state, of what unregistered networks hold
 
 
 def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool) -> Tree:
@@ -58,8 +61,8 @@ class Trainer:
         objective: what is minimised.
         plan: the estimators.
         start: (baseline weights, running averages) as NumPy trees.
-        optimizer: a torch.optim class or partial taking parameters; None means Adam.
-        learning_rate: for Adam, and for an optimizer class that accepts ``lr``.
+        optimizer: a torch.optim class or partial taking parameters, or one of Pyro's; None means Adam.
+        learning_rate: for Adam, and for an optimizer that takes ``lr`` and has none of its own.
         compile: "auto" captures the step, and compiles the capture in long runs; True compiles it; False runs eagerly.
         steps: length of the run, by which "auto" decides.
 
@@ -84,32 +87,50 @@ class Trainer:
         self.names = list(program.params)
         self.leaves = [program.params[name] for name in self.names]
         self.baseline_leaves = [leaf for leaves in self.weights.values() for leaf in leaves.values()]
-        self.optimizers = []
-        if self.leaves:
-            self.optimizers.append(_build(optimizer, self.leaves, learning_rate))
-        if self.baseline_leaves:
-            self.optimizers.append(_build(None, self.baseline_leaves, 1e-3))
+        self.optimizers, self._slots = [], list[Callable[[], list[set[str]]]]()
+        for wanted, rate, named in ((optimizer, learning_rate, self._named_leaves()), (None, 1e-3, self._baselines())):
+            if named:
+                self.optimizers.append(build(wanted, named, rate))
+                self._slots.append(partial(slots, wanted, named, rate))
         self._graphs: dict[Any, Any] = {}
         self._seen: Counter[Any] = Counter()
         self.how = "eager, as asked" if compile is False else "eager"
         if plan.facts.eager and compile is not False:
             self.how = f"eager, as values leave torch at {plan.facts.eager}"
+        self.random = torch.random.get_rng_state()  # where the session's stream stood when the state was last changed
         self._capturing = compile is not False and not plan.facts.eager and bool(self.leaves)
 
-    def steps(self, source: Any, first: int, count: int) -> np.ndarray:
+    def _named_leaves(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.leaves, strict=True))
+
+    def _baselines(self) -> dict[str, Tensor]:
+        return {f"{site}/{n}": leaf for site, leaves in self.weights.items() for n, leaf in leaves.items()}
+
+    def steps(self, source: Any, first: int, count: int, halt: Callable[[], bool] = lambda: False) -> np.ndarray:
         """Take the steps `first`, ..., each on the source's batch of that number; losses in nats, (steps taken,).
+
+        Args:
+            source: of batches.
+            first: number of the first step.
+            count: how many, if `halt` does not say so before.
+            halt: asked after each step whether to end there.
 
         Raises:
             NonFinite: the loss or a gradient is; the state is as before that step, `.losses` holds those before.
+            KeyboardInterrupt: raised in the program; likewise.
         """
         losses: list[float] = []
-        for number in range(first, first + count):
-            doubt = number % 50 == 0 or number & (number - 1) == 0  # state outside torch may have changed
-            try:
+        try:
+            for number in range(first, first + count):
+                doubt = number % 50 == 0 or number & (number - 1) == 0  # state outside torch may have changed
                 losses.append(self.step(source.build(*source.at(number)), check=doubt))
-            except NonFinite as error:
-                error.losses = np.array(losses)
-                raise
+                if halt():
+                    break
+        except (NonFinite, KeyboardInterrupt) as error:
+            error.losses = np.array(losses)  # type: ignore[union-attr]
+            raise
+        finally:
+            self.random = torch.random.get_rng_state()
         return np.array(losses)
 
     def step(self, batch: Batch, *, check: bool = False) -> float:
@@ -123,7 +144,11 @@ class Trainer:
             NonFinite: the loss or a gradient is; the state is as before the step.
         """
         before = {name: buffer.clone() for name, buffer in self.program.buffers.items()}
-        loss, finite, *rest = self.compute(batch, check)
+        try:
+            loss, finite, *rest = self.compute(batch, check)
+        except BaseException:  # whatever ends a step, the networks' buffers are as before it
+            self.put_back(before)
+            raise
         if not bool(finite):
             self.put_back(before)
             self._blame(loss, rest, batch)
@@ -253,16 +278,19 @@ class Trainer:
         raise NonFinite(blame(self.program, batch))
 
     def current_params(self) -> dict[str, Tensor]:
-        """Parameter name -> unconstrained tensor."""
-        return dict(zip(self.names, self.leaves, strict=True))
+        """Parameter name -> unconstrained tensor, ours, inside a session and outside."""
+        with self.program.lent():
+            return {name: leaf.detach() for name, leaf in self._named_leaves().items()}
 
     def load_values(self, flat: Mapping[str, np.ndarray]) -> None:
-        """Put back parameters and buffers only."""
-        with torch.no_grad():
+        """Put back parameters, buffers and the weights of unregistered networks only."""
+        with self.program.lent(), torch.no_grad():
             for name, leaf in zip(self.names, self.leaves, strict=True):
                 leaf.copy_(torch.as_tensor(flat[f"params/{name}"]))
             for name, buffer in self.program.buffers.items():
                 buffer.copy_(torch.as_tensor(flat[f"buffers/{name}"]))
+        stored = {name.removeprefix(CONSTANTS): v for name, v in flat.items() if name.startswith(CONSTANTS)}
+        self.program.set_constants({name: torch.as_tensor(value) for name, value in stored.items()})
 
     def final(self) -> None:
         """The state `draw` needs beyond the program: none."""
@@ -276,34 +304,64 @@ class Trainer:
             return float(evaluate(self.program, self.objective, self.plan, self.weights, settled, batch).value)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that a continued run needs, as flat NumPy arrays."""
+        """Everything that a continued run needs, as flat NumPy arrays; the same inside a session and outside."""
+        with self.program.lent():
+            return self._state()
+
+    def _state(self) -> dict[str, np.ndarray]:
         flat = {f"params/{n}": leaf.detach() for n, leaf in zip(self.names, self.leaves, strict=True)}
+        flat |= {f"{CONSTANTS}{n}": weight.detach() for n, weight in self.program.constants.items()}
         flat |= {f"buffers/{n}": b for n, b in self.program.buffers.items()}
         flat |= {f"weights/{s}/{n}": v.detach() for s, leaves in self.weights.items() for n, v in leaves.items()}
         flat |= {f"averages/{s}/{n}": v for s, leaves in self.averages.items() for n, v in leaves.items()}
         for number, optimizer in enumerate(self.optimizers):
-            for index, slots in optimizer.state_dict()["state"].items():
+            for index, held in optimizer.state_dict()["state"].items():
                 flat |= {
-                    f"moments/{number}/{index}/{slot}": torch.as_tensor(v) for slot, v in slots.items() if v is not None
+                    f"moments/{number}/{index}/{slot}": torch.as_tensor(v) for slot, v in held.items() if v is not None
                 }
-        flat["random"] = torch.random.get_rng_state()
+        flat["random"] = self.random
         return {name: np.array(value.cpu().numpy(), copy=True) for name, value in flat.items()}
 
     def load(self, flat: Mapping[str, np.ndarray]) -> None:
         """Put back what `state` gave."""
-        self.load_values(flat)
-        with torch.no_grad():
+        with self.program.lent(), torch.no_grad():
+            self.load_values(flat)
             for site, leaves in self.weights.items():
                 for name, leaf in leaves.items():
                     leaf.copy_(torch.as_tensor(flat[f"weights/{site}/{name}"]))
-        for site, leaves in self.averages.items():
-            for name in leaves:
-                leaves[name] = torch.as_tensor(flat[f"averages/{site}/{name}"], device=self.program.device)
-        for number, optimizer in enumerate(self.optimizers):
-            state = optimizer.state_dict()
-            state["state"] = _slots(flat, f"moments/{number}/")
-            optimizer.load_state_dict(state)
-        torch.random.set_rng_state(torch.as_tensor(flat["random"]))
+            for site, leaves in self.averages.items():
+                for name in leaves:
+                    leaves[name] = torch.as_tensor(flat[f"averages/{site}/{name}"], device=self.program.device)
+            for number, optimizer in enumerate(self.optimizers):
+                state = optimizer.state_dict()
+                state["state"] = self._moments(flat, number)
+                optimizer.load_state_dict(state)
+        self.random = torch.as_tensor(flat["random"])
+        if self.program.running:  # else the generator is the user's
+            torch.random.set_rng_state(self.random)
+
+    def _moments(self, flat: Mapping[str, np.ndarray], number: int) -> dict[int, dict[str, Tensor]]:
+        """What an optimizer kept for each parameter: nothing before the first step, else all of it.
+
+        Raises:
+            ValueError: a part of it is missing, or belongs to another optimizer.
+        """
+        prefix = f"moments/{number}/"
+        found: dict[int, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            if key.startswith(prefix):
+                index, slot = key.removeprefix(prefix).split("/", 1)
+                found.setdefault(int(index), {})[slot] = torch.as_tensor(value)
+        if not found:
+            return found
+        for i, expected in enumerate(self._slots[number]()):
+            for slot in sorted(expected ^ found.get(i, {}).keys()):
+                asked, came = ("it", "none") if slot in expected else ("none", "one")
+                raise ValueError(
+                    f"'{prefix}{i}/{slot}': expected {asked} in the optimizer's state; got {came}. Continue with the optimizer and "
+                    "the options that the run began with."
+                )
+        return found
 
 
 def sample_gradients(
@@ -320,35 +378,6 @@ def sample_gradients(
             for rows, value in zip(found.values(), gradient, strict=False):
                 rows.append(value.cpu().numpy())
     return {name: np.stack(rows) for name, rows in found.items()}
-
-
-def _slots(flat: Mapping[str, np.ndarray], prefix: str) -> dict[int, dict[str, Tensor]]:
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        if key.startswith(prefix):
-            index, slot = key.removeprefix(prefix).split("/", 1)
-            slots.setdefault(int(index), {})[slot] = torch.as_tensor(value)
-    return slots
-
-
-def _build(optimizer: Callable[..., Any] | None, leaves: list[Tensor], learning_rate: float) -> Any:
-    if optimizer is None:
-        return torch.optim.Adam(leaves, lr=learning_rate, fused=_fused(leaves))
-    make: Any = optimizer
-    if isinstance(make, type) and issubclass(make, torch.optim.Optimizer):
-        options: dict[str, Any] = {"lr": learning_rate}
-        return make(leaves, **options)
-    built = make(leaves) if callable(make) and not isinstance(make, type) else None
-    if not isinstance(built, torch.optim.Optimizer):
-        raise TypeError(
-            f"optimizer: expected a torch.optim class or a partial of one; got {optimizer!r}. "
-            "For example functools.partial(torch.optim.SGD, lr=0.1)."
-        )
-    return built
-
-
-def _fused(leaves: list[Tensor]) -> bool:
-    return all(leaf.is_floating_point() and leaf.device.type in ("cpu", "cuda") for leaf in leaves)
 
 
 def split_batch(batch: Batch) -> tuple[list[Tensor], Callable[[list[Tensor]], Batch]]:
