@@ -151,7 +151,7 @@ class Fit:
 
             values, _ = ensemble_log_prob(self._network(), self._model.prepare(data), orders, seed)
             return LogProb(values, np.zeros_like(values), "exact")
-        for plate in self.plan.facts.subsampled:
+        for plate in set(self.plan.facts.subsampled) - set(self._prepared.program.row_plates or ()):
             raise ProgramError(
                 f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
                 "subsample_size to training: batch_size= there does the same."

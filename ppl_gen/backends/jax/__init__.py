@@ -25,6 +25,7 @@ __all__ = [
     "draw",
     "on_any_statement",
     "host_function",
+    "is_finite",
     "read",
     "resolve_device",
     "sample_gradients",
@@ -119,9 +120,15 @@ def draw(
         return {"values": run.values, "terms": run.terms, "records": run.records}
 
     call = once if prepared.plan.facts.eager or num_samples == 1 else jax.jit(once)
-    with prepared.session(seed):
+    with prepared.session(seed, train=False):
         for key in jax.random.split(jax.random.key(seed), num_samples):
             yield {part: {k: np.asarray(v) for k, v in found.items()} for part, found in call(key).items()}
+
+
+def is_finite(program: Program, batch: Batch) -> bool:
+    """Whether every term of one run is finite. Call inside a session."""
+    run = program.run(program.params, program.buffers, jax.random.key(program.seed), batch)
+    return all(bool(np.isfinite(np.asarray(term)).all()) for term in run.terms.values())
 
 
 def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:

@@ -44,19 +44,21 @@ class Program:
         self.statements: set[str] = set()
         self.row_plates: Collection[str] | None = ()
         self.open = True
+        self.judging = False  # in evaluation
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: portable statements are NumPyro's, host random state is our own."""
-        del train  # NumPyro programs carry no mode of their own
-        numpy_state, python_state = np.random.get_state(), random.getstate()
+        numpy_state, python_state, judging = np.random.get_state(), random.getstate(), self.judging
         try:
+            self.judging = not train
             np.random.seed(self.seed if seed is None else seed)
             random.seed(self.seed if seed is None else seed)
             with language.use(dialect, self.seed), numpyro.validation_enabled(False):
                 yield
         finally:
+            self.judging = judging
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 
@@ -104,6 +106,7 @@ class Program:
             "row_plates": self.row_plates,
             "observer": observer,
             "key": key,
+            "judging": self.judging,
         }
         keys = jax.random.split(key)
         with language.on_rows(batch.rows):

@@ -8,7 +8,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -22,6 +23,23 @@ from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.record import Recorder
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
+
+
+class Outside(NamedTuple):
+    """What is global in Pyro, as it is outside of every session.
+
+    Attributes:
+        params: the parameter store's names -> unconstrained tensors.
+        constraints: name -> constraint.
+        checks_values: whether distributions check the values that they are given.
+    """
+
+    params: Mapping[str, Tensor]
+    constraints: Mapping[str, Any]
+    checks_values: bool
+
+
+_OUTSIDE: ContextVar[Outside | None] = ContextVar("outside", default=None)
 
 
 class Program:
@@ -44,6 +62,8 @@ class Program:
         self.statements: set[str] = set()
         self.row_plates: Collection[str] | None = ()
         self.open = True  # new parameters may still appear
+        self.judging = False  # in evaluation mode
+        self.loops: dict[str, int] = {}  # subsampled plates of which a Python loop goes through all elements
         self._aliases: dict[str, str] = {}
         self._names: dict[int, str] = {}
         self._initial: dict[str, Tensor] = {}
@@ -58,6 +78,7 @@ class Program:
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
         with ExitStack() as stack:
+            stack.enter_context(_remembered())
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(validation(False))
@@ -74,15 +95,23 @@ class Program:
                 stack.enter_context(self.evaluating())
             yield
 
+    @property
+    def checks_values(self) -> bool:
+        """Whether the user lets distributions check what they are given. Call inside a session."""
+        outside = _OUTSIDE.get()
+        return outside is None or outside.checks_values
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The networks in evaluation mode (dropout off, running averages used)."""
-        before = [(module, module.training) for module in self._modules.values()]
+        before, judging = [(module, module.training) for module in self._modules.values()], self.judging
         try:
+            self.judging = True
             for module, _ in before:
                 module.training = False
             yield
         finally:
+            self.judging = judging
             for module, training in before:
                 module.training = training
 
@@ -255,6 +284,8 @@ class Program:
             "cut": cut,
             "row_plates": self.row_plates,
             "observer": observer,
+            "judging": self.judging,
+            "loops": self.loops,
         }
         with language.on_rows(batch.rows):
             if guide:
@@ -290,6 +321,21 @@ def validation(on: bool) -> AbstractContextManager[None]:
     """All of Pyro's checks on or off; afterwards each is as it was, which `pyro.validation_enabled` does not see to."""
     names = ("distributions_pyro", "distributions_torch", "infer", "poutine")
     return pyro.settings.context(**{f"validate_{name}": on for name in names})
+
+
+@contextmanager
+def _remembered() -> Iterator[None]:
+    """Note, in the outermost session, what is outside of it."""
+    if _OUTSIDE.get() is not None:
+        yield
+        return
+    store, on = pyro.get_param_store(), pyro.settings.get
+    checks = bool(on("validate_distributions_pyro") and on("validate_distributions_torch"))
+    token = _OUTSIDE.set(Outside(dict(store._params), dict(store._constraints), checks or not __debug__))
+    try:
+        yield
+    finally:
+        _OUTSIDE.reset(token)
 
 
 @contextmanager

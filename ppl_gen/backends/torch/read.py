@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.distributions import constraints
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
@@ -21,8 +22,10 @@ from ppl_gen.backends.torch.distributions import (
     features,
     held_tensors,
     is_reparametrized,
+    is_unchecked,
     num_values,
     others,
+    seen,
     support,
     tensors,
     unconstrained,
@@ -30,11 +33,12 @@ from ppl_gen.backends.torch.distributions import (
 )
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program, validation
-from ppl_gen.backends.torch.record import is_bookkeeping
+from ppl_gen.backends.torch.record import StartAgain, is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
+Found = TypeVar("Found")
 MORE_RUNS = 12  # of a program whose course depends on what it draws
 
 
@@ -46,26 +50,46 @@ def read(program: Program, batch: Batch) -> Facts:
     """
     state = torch.random.get_rng_state()
     with program.discovering(), validation(True):
-        _first_run(program, batch)
+        notes = _until_settled(lambda: _first_run(program, batch))
     program.open = False
     facts = _follow(program, batch)
     _again(program, batch, facts)
     program.forget_runs()
     torch.random.set_rng_state(state)
-    return facts
+    return replace(facts, notes=(*notes, *_said_of_loops(program)))
 
 
 def survey(
     program: Program, batch: Batch, *, guide: bool
-) -> tuple[dict[str, int], list[Latent], dict[str, tuple[int, ...]]]:
-    """(plate -> its size where it draws no subsample, the model's latents, shapes of what it observes), inside a session."""
-    sizes: dict[str, int] = {}
+) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
+    """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
+    state = torch.random.get_rng_state()
+    with program.discovering():
+        found = _until_settled(lambda: _survey(program, batch, guide))
+    program.forget_runs()
+    torch.random.set_rng_state(state)
+    return found
+
+
+def _until_settled(run: Callable[[], Found]) -> Found:
+    """A first run, begun again wherever it found a plate that is to be treated in another way."""
+    while True:
+        try:
+            return run()
+        except StartAgain:  # at most once for each plate
+            continue
+
+
+def _survey(
+    program: Program, batch: Batch, guide: bool
+) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
+    sizes: dict[str, tuple[int, int]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     latents: list[Latent] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
-        sizes.update({f.name: f.size for f in frames if f.size == f.full_size})
+        sizes.update({f.name: (f.size, f.full_size or f.size) for f in frames})
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             shapes[msg["name"]] = tuple(msg["fn"].shape())
         if role == "model" and not msg["is_observed"]:
@@ -83,24 +107,23 @@ def survey(
                 )
             )
 
-    state = torch.random.get_rng_state()
-    with program.discovering():
-        program.run(batch, observer=look, guide=guide)
-    program.forget_runs()
-    torch.random.set_rng_state(state)
+    program.run(batch, observer=look, guide=guide)
     return sizes, latents, shapes
 
 
-def _first_run(program: Program, batch: Batch) -> None:
-    seen: dict[Term, Any] = {}
+def _first_run(program: Program, batch: Batch) -> list[str]:
+    """Every check of a sample statement; what is to be said in the plan."""
+    met: set[Term] = set()
+    notes: list[str] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
-        checks.check_repeat(where, [name for r, name in seen if r == role], msg["name"])
-        seen[role, msg["name"]] = msg
-        _check_support(where, msg["fn"])
-        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            _check_observation(where, msg)
+        checks.check_repeat(where, [name for r, name in met if r == role], msg["name"])
+        met.add((role, msg["name"]))
+        if not msg["is_observed"]:
+            _check_support(where, msg["fn"])
+        elif role == "model" and not is_bookkeeping(msg):
+            notes.extend(_check_observation(where, msg, program.checks_values))
 
     try:
         program.run(batch, observer=look)
@@ -108,6 +131,15 @@ def _first_run(program: Program, batch: Batch) -> None:
         if isinstance(error, ProgramError):
             raise
         raise ProgramError(f"the program's first run: {error}") from error
+    return notes
+
+
+def _said_of_loops(program: Program) -> list[str]:
+    return [
+        f"plate '{name}': the Python loop takes all {size} elements in every step, as the sites of a subsample have other names "
+        "in each run"
+        for name, size in program.loops.items()
+    ]
 
 
 def _again(program: Program, batch: Batch, facts: Facts) -> None:
@@ -132,14 +164,21 @@ def _check_support(where: str, fn: Any) -> None:
         ) from None
 
 
-def _check_observation(where: str, msg: Any) -> None:
+def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
+    """Raise on an observation that counts and cannot be; what is to be said of one that the user lets pass."""
     fn, value = msg["fn"], torch.as_tensor(msg["value"])
     sizes = {f.name: (f.dim, f.size) for f in msg["cond_indep_stack"] if f.vectorized}
     shape = tuple(fn.batch_shape + fn.event_shape)
     checks.check_plates(where, shape, tuple(value.shape), sizes, len(fn.event_shape))
-    constraint = unmasked(fn).support
+    value = seen(fn, msg["mask"], value).detach()
+    try:
+        constraint = unmasked(fn).support
+    except NotImplementedError:  # of a class that states none
+        constraint = constraints.real
     inside = constraint.check(value).cpu().numpy()
-    checks.check_value(where, value.detach().cpu().numpy(), inside, str(constraint))
+    return checks.check_value(
+        where, value.cpu().numpy(), inside, str(constraint), checked=checked and not is_unchecked(fn)
+    )
 
 
 def _kind(fn: Any) -> str:
@@ -279,7 +318,7 @@ def _mixes(
         found: dict[Term, np.ndarray] = {}
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            log_prob = msg["fn"].log_prob(msg["value"])
+            log_prob = log_density(msg)
             weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
             found[role, msg["name"]] = _array(torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))))
 
@@ -303,7 +342,7 @@ def _slopes(
         found: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            density, slope = forward_ad.unpack_dual(msg["fn"].log_prob(msg["value"]))
+            density, slope = forward_ad.unpack_dual(log_density(msg))
             found[role, msg["name"]] = _array(density), _array(torch.zeros_like(density) if slope is None else slope)
 
         torch.manual_seed(program.seed)
