@@ -33,7 +33,9 @@ def check_plates(
     except ValueError:
         joint = ()
     if joint == distribution_shape and _event(value_shape, event_dim) == _event(joint, event_dim):
-        value_shape = joint  # one value for several elements, as the libraries take it
+        own = value_shape[: len(value_shape) - event_dim]
+        if not own or max(own) > 1:  # a single row is no value for all of them, but data of another length
+            value_shape = joint  # as the libraries take it
     expected = "(" + ", ".join(f"plate '{name}' of {size}" for name, (_, size) in plates.items()) + ")"
     if joint != value_shape:
         raise ProgramError(

@@ -117,10 +117,10 @@ def prepare(
             facts = backend.read(program, batch)
         except ProgramError:
             raise
-        except Exception:
+        except Exception as error:
             if bad is None:
                 raise
-            raise _not_finite(bad) from None
+            raise _not_finite(bad) from error
         if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
             raise _not_finite(bad)
         idle = checks.check_params(facts, program.statements, PARAM)

@@ -91,9 +91,9 @@ def _per_event(mask: Tensor | bool | None, distribution: Any) -> Tensor | bool:
 
 
 def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:
-    if isinstance(one, bool):
-        return other if one else False
-    return one if other is True else other and one & other
+    if isinstance(one, bool) or isinstance(other, bool):
+        return (one if other else False) if isinstance(other, bool) else (other if one else False)
+    return one & other
 
 
 def seen(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def seen(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor
 def feasible(distribution: Any) -> Tensor:
     """Some value inside the support, so as to broadcast with batch shape + event shape."""
     bare = unmasked(distribution)
-    constraint = _support(bare)
+    constraint = constraint_of(bare)
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     if constraint is None:
@@ -126,7 +126,7 @@ def feasible(distribution: Any) -> Tensor:
     return bare.sample() if lowest is None else torch.as_tensor(lowest)
 
 
-def _support(distribution: Any) -> Any:
+def constraint_of(distribution: Any) -> Any:
     """The support; None for a class that states none."""
     try:
         return distribution.support
@@ -227,7 +227,7 @@ def _finite_divergence(q: Any, p: Any) -> Tensor:
 
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one element or None)."""
-    constraint = _support(distribution)
+    constraint = constraint_of(distribution)
     if constraint is None or not constraint.is_discrete:
         return "real", None
     values = num_values(distribution)

@@ -19,6 +19,7 @@ from ppl_gen.backends import checks
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
+    constraint_of,
     features,
     held_tensors,
     is_reparametrized,
@@ -156,12 +157,10 @@ def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> Non
 
 
 def _check_support(where: str, fn: Any) -> None:
-    try:
-        _ = unmasked(fn).support
-    except NotImplementedError:
+    if constraint_of(unmasked(fn)) is None:
         raise ProgramError(
             f"{where}: expected a distribution with a support; got none. State it in the class, as support = constraints.real."
-        ) from None
+        )
 
 
 def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
@@ -171,10 +170,7 @@ def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
     shape = tuple(fn.batch_shape + fn.event_shape)
     checks.check_plates(where, shape, tuple(value.shape), sizes, len(fn.event_shape))
     value = seen(fn, msg["mask"], value).detach()
-    try:
-        constraint = unmasked(fn).support
-    except NotImplementedError:  # of a class that states none
-        constraint = constraints.real
+    constraint = constraint_of(unmasked(fn)) or constraints.real
     inside = constraint.check(value).cpu().numpy()
     return checks.check_value(
         where, value.cpu().numpy(), inside, str(constraint), checked=checked and not is_unchecked(fn)
@@ -263,7 +259,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
-        boundary = [] if is_bookkeeping(msg) else list(tensors(unmasked(fn).support))
+        boundary = [] if is_bookkeeping(msg) else list(tensors(constraint_of(unmasked(fn))))
     num_elements = math.prod(fn.event_shape)
     site = Site(
         name=msg["name"],
