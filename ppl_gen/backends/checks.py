@@ -32,10 +32,8 @@ def check_plates(
         joint = np.broadcast_shapes(distribution_shape, value_shape)
     except ValueError:
         joint = ()
-    if joint == distribution_shape and _event(value_shape, event_dim) == _event(joint, event_dim):
-        own = value_shape[: len(value_shape) - event_dim]
-        if not own or max(own) > 1:  # a single row is no value for all of them, but data of another length
-            value_shape = joint  # as the libraries take it
+    if joint == distribution_shape and _widens(value_shape, joint, plates, event_dim):
+        value_shape = joint
     expected = "(" + ", ".join(f"plate '{name}' of {size}" for name, (_, size) in plates.items()) + ")"
     if joint != value_shape:
         raise ProgramError(
@@ -52,8 +50,16 @@ def check_plates(
             )
 
 
-def _event(shape: Shape, event_dim: int) -> Shape:
-    return shape[len(shape) - event_dim :] if len(shape) >= event_dim else ()
+def _widens(shape: Shape, joint: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int) -> bool:
+    """Whether a value stands for several elements of its plates, as the libraries take it: whole events, in plates only.
+
+    A single row where a plate expects more is no such value, but data of another length.
+    """
+    width = len(joint) - event_dim
+    own, dims = shape[: len(shape) - event_dim], {dim for dim, _ in plates.values()}
+    fits = len(shape) >= event_dim and shape[len(own) :] == joint[width:]
+    apart = any(size > 1 and place - width not in dims for place, size in enumerate(joint[:width]))
+    return fits and not apart and (not own or max(own) > 1)
 
 
 def check_value(

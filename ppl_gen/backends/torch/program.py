@@ -7,22 +7,26 @@ import random
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
+from torch.overrides import TorchFunctionMode
 
 from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.record import Recorder
+from ppl_gen.backends.torch.record import Recorder, StartAgain
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
+
+
+Found = TypeVar("Found")
 
 
 class Outside(NamedTuple):
@@ -63,6 +67,7 @@ class Program:
         self.row_plates: Collection[str] | None = ()
         self.open = True  # new parameters may still appear
         self.judging = False  # in evaluation mode
+        self.differentiates = False  # the program takes gradients itself
         self.loops: dict[str, int] = {}  # subsampled plates of which a Python loop goes through all elements
         self._aliases: dict[str, str] = {}
         self._names: dict[int, str] = {}
@@ -165,6 +170,19 @@ class Program:
                 yield
         finally:
             handle.remove()
+
+    def first(self, run: Callable[[], Found]) -> Found:
+        """A first run, begun again wherever it shows that the program must be run in another way."""
+        while True:
+            knew = self.differentiates
+            try:
+                with _Differentiation(self):
+                    return run()
+            except StartAgain:  # at most once for each plate
+                continue
+            except RuntimeError:  # a value that it differentiates by had no gradient
+                if knew or not self.differentiates:
+                    raise
 
     def _meet(self, module: nn.Module) -> None:
         if id(module) not in self._modules:
@@ -286,8 +304,10 @@ class Program:
             "observer": observer,
             "judging": self.judging,
             "loops": self.loops,
+            "leaves": self.differentiates,
         }
-        with language.on_rows(batch.rows):
+        graph = torch.enable_grad() if self.differentiates else nullcontext()
+        with language.on_rows(batch.rows), graph:
             if guide:
                 with Recorder(role="guide", fixed=fixed or {}, **common):
                     self.guide(*batch.args, **batch.kwargs)
@@ -310,6 +330,19 @@ class Program:
         """A portable function of arrays under the trained parameters. Call inside a session."""
         with torch.no_grad(), Recorder(role="model", run=Run(), batch=Batch(), param=self._param):
             return function(*args)
+
+
+class _Differentiation(TorchFunctionMode):
+    """Notes whether a program takes gradients itself."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
+            self.program.differentiates = True
+        return func(*args, **(kwargs or {}))
 
 
 def public_name(name: str) -> str:

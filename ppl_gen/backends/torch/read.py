@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +34,11 @@ from ppl_gen.backends.torch.distributions import (
 )
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program, validation
-from ppl_gen.backends.torch.record import StartAgain, is_bookkeeping, log_density
+from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
-Found = TypeVar("Found")
 MORE_RUNS = 12  # of a program whose course depends on what it draws
 
 
@@ -51,7 +50,7 @@ def read(program: Program, batch: Batch) -> Facts:
     """
     state = torch.random.get_rng_state()
     with program.discovering(), validation(True):
-        notes = _until_settled(lambda: _first_run(program, batch))
+        notes = program.first(lambda: _first_run(program, batch))
     program.open = False
     facts = _follow(program, batch)
     _again(program, batch, facts)
@@ -66,19 +65,10 @@ def survey(
     """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
     state = torch.random.get_rng_state()
     with program.discovering():
-        found = _until_settled(lambda: _survey(program, batch, guide))
+        found = program.first(lambda: _survey(program, batch, guide))
     program.forget_runs()
     torch.random.set_rng_state(state)
     return found
-
-
-def _until_settled(run: Callable[[], Found]) -> Found:
-    """A first run, begun again wherever it found a plate that is to be treated in another way."""
-    while True:
-        try:
-            return run()
-        except StartAgain:  # at most once for each plate
-            continue
 
 
 def _survey(

@@ -67,6 +67,7 @@ class Recorder(Messenger):
         judging: take a plate's rows for what the batch says, and not for a part of the plate's own size.
         loops: subsampled plates that a Python loop goes through, name -> full size: all their elements are taken, as
             the sites of a subsample have other names in each run. New ones are added.
+        leaves: give every real latent a gradient, for a program that differentiates by it.
     """
 
     role: str
@@ -80,6 +81,7 @@ class Recorder(Messenger):
     predictive: bool = False
     judging: bool = False
     loops: dict[str, int] = field(default_factory=dict)
+    leaves: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -124,6 +126,8 @@ class Recorder(Messenger):
         if self.role == "guide" and name in self.cut:
             # outside every trace the user holds: what is recorded and what the program goes on with are the same
             msg["value"] = msg["value"].detach()
+        if self.leaves and not msg["is_observed"] and _is_plain(msg["value"]):
+            msg["value"] = msg["value"].detach().requires_grad_()
         self.run.records[name] = msg["value"]
         if msg["infer"].get("_deterministic"):
             return
@@ -255,6 +259,10 @@ def fill_plates(msg: Any) -> None:
         return frame._replace(size=size, full_size=size)
 
     msg["cond_indep_stack"] = tuple(map(filled, msg["cond_indep_stack"]))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
 
 
 def copied(value: Any) -> Any:

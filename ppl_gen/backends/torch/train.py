@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
+from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same
+from ppl_gen.backends.torch.places import of_replay
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import OWN, Batch
@@ -90,6 +91,7 @@ class Trainer:
             self.optimizers.append(_build(None, self.baseline_leaves, 1e-3))
         self._graphs: dict[Any, Any] = {}
         self._seen: Counter[Any] = Counter()
+        self._failed = False  # a captured step raised
         self.how = "eager, as asked" if compile is False else "eager"
         if plan.facts.eager and compile is not False:
             self.how = f"eager, as values leave torch at {plan.facts.eager}"
@@ -183,45 +185,70 @@ class Trainer:
         shifts = (None, 1, 2) if new else (None,)
         if fast is None or (check and not self._agrees(step, fast, given, shifts)):
             self._capturing = False
-            if not new:
+            if not new and not self._failed:
                 warnings.warn(
                     "a captured step no longer repeats an eager one: the program depends on state outside torch, and up to 50 steps "
                     "ran on the old state. Going on eagerly; pass such state as data, or use compile=False.",
                     stacklevel=2,
                 )
             return step(*given)
-        return list(fast(*given))
+        state = self._state()
+        found = self._replay(step, fast, given)
+        if found is not None:
+            return found
+        self._put_back_all(state)
+        self._capturing = False
+        return step(*given)
+
+    def _state(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step changes beside its results: the random state and the networks' buffers."""
+        return torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+
+    def _put_back_all(self, state: tuple[Tensor, dict[str, Tensor]]) -> None:
+        torch.random.set_rng_state(state[0])
+        self.put_back(state[1])
+
+    def _replay(self, step: Any, fast: Any, given: list[Tensor]) -> list[Tensor] | None:
+        """A captured step's results; None where it fails, for which `how` gives the reason."""
+        try:
+            return list(fast(*given))
+        except Exception as error:
+            self._failed = True
+            where = of_replay(error, lambda: step(*given))
+            self.how = f"eager, as a captured step failed at {where}: {said(error)}"
+            return None
 
     def _capture(self, step: Any, given: list[Tensor]) -> Any:
-        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        state = self._state()
         try:
             fast, self.how = compiled(capture(step, given), self.num_steps, self.compile)
             return fast
         except CannotCapture as error:
-            self.how = f"eager, as the step has no graph ({error})"
+            self.how = f"eager, as the step has no graph: {error}"
             return None
         finally:
-            torch.random.set_rng_state(random)
-            self.put_back(buffers)
+            self._put_back_all(state)
 
     def _agrees(self, step: Any, fast: Any, given: list[Tensor], shifts: Any) -> bool:
         """Hold the captured step against eager ones: from the present random state, and with other draws."""
-        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        state = self._state()
         try:
             for shift in shifts:
                 results = []
-                for run in (step, fast):
-                    torch.random.set_rng_state(random) if shift is None else torch.manual_seed(shift)
-                    self.put_back(buffers)
-                    found = list(run(*given))
+                for run in (lambda: list(step(*given)), lambda: self._replay(step, fast, given)):
+                    self._put_back_all(state)
+                    if shift is not None:
+                        torch.manual_seed(shift)
+                    found = run()
+                    if found is None:
+                        return False
                     results.append([*found, *(b.clone() for b in self.program.buffers.values())])
                 if not same(results[1], results[0]):
                     self.how = "eager, as a captured step did not repeat an eager one (state outside torch?)"
                     return False
             return True
         finally:
-            torch.random.set_rng_state(random)
-            self.put_back(buffers)
+            self._put_back_all(state)
 
     def put_back(self, buffers: Mapping[str, Tensor]) -> None:
         """Give the networks' buffers these values."""
