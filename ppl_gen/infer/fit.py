@@ -85,7 +85,7 @@ def fit(
         checkpoint: a path, written as the run goes and continued from when it is there and fits.
         callbacks: called with a `Running` at each report.
         progress: show a bar on a terminal.
-        warm_start: start from, and write back to, the user's own networks.
+        warm_start: start from, and write back to, the user's own networks, guides and, on torch, Pyro's parameter store.
 
     Returns:
         The `Fit`.
@@ -101,6 +101,7 @@ def fit(
     prepared, source = _open(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
+    _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
         warnings.warn(
@@ -153,6 +154,19 @@ def fit(
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
+
+
+def _take_store(prepared: Prepared, warm_start: bool) -> None:
+    """Start from Pyro's parameter store where that is wanted; else say which of its values were not used."""
+    with prepared.session():
+        if warm_start:
+            prepared.program.take_store()
+        unused = prepared.program.unused_store()
+    if unused:
+        prepared.plan.notes += (
+            f"param {', '.join(map(repr, unused))}: Pyro's parameter store holds other values, which were not used; "
+            "warm_start=True starts from them",
+        )
 
 
 def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, validation: Any) -> None:

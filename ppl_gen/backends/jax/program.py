@@ -75,6 +75,13 @@ class Program:
             raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
         return _Table(self, dict(params)).value(key)
 
+    def unused_store(self) -> list[str]:
+        """NumPyro has no store of parameters."""
+        return []
+
+    def take_store(self) -> None:
+        """NumPyro has no store of parameters."""
+
     def write_back(self, params: Mapping[str, Array]) -> None:
         """Networks on JAX are values: there is nothing of the user's to write to."""
         if any(name.endswith("$params") for name in self._trees):

@@ -72,6 +72,9 @@ class Program:
         self._aliases: dict[str, str] = {}
         self._names: dict[int, str] = {}
         self._initial: dict[str, Tensor] = {}
+        self._stored_as: dict[str, str] = {}  # parameter -> its name in Pyro's store
+        self._copies: dict[str, nn.Parameter] = {}  # parameter -> the one that a module of Pyro's set up for itself
+        self._to_store: dict[str, Tensor] = {}  # what the store is to hold once the session is over
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
         self._theirs: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}  # id -> (it, the user's data and gradient)
@@ -83,6 +86,7 @@ class Program:
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
         with ExitStack() as stack:
+            stack.callback(self._fill_store)
             stack.enter_context(_remembered())
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
@@ -220,16 +224,23 @@ class Program:
                 )
             name = self._new_param(name, msg)
         constraint, leaf = self.constraints[name], self.params[name]
+        own = pyro.get_param_store()._params.get(msg["name"])
+        if isinstance(own, nn.Parameter) and own is not leaf:
+            self._copies[name] = own
         value = leaf if constraint is constraints.real else transform_to(constraint)(leaf)
         if name in self._initial:  # Pyro's modules ask for it when they set up their own parameters; they get a copy
             setattr(value, "unconstrained", weakref.ref(self._initial[name]))  # noqa: B010
         return value
 
     def _new_param(self, name: str, msg: Any) -> str:
-        store = pyro.get_param_store()
+        store, outside = pyro.get_param_store(), _OUTSIDE.get()
         constraint = msg["kwargs"].get("constraint") or constraints.real
+        self._stored_as[name] = msg["name"]
         if msg["name"] in store._params:  # a PyroParam: Pyro puts the module's own tensor there
             leaf, constraint = store._params[msg["name"]], store._constraints[msg["name"]]
+        elif len(msg["args"]) < 2 and outside is not None and msg["name"] in outside.params:
+            constraint = outside.constraints[msg["name"]]
+            leaf = transform_to(constraint)(outside.params[msg["name"]]).detach()
         else:
             if len(msg["args"]) < 2:
                 raise ProgramError(
@@ -248,12 +259,8 @@ class Program:
                 value = torch.as_tensor(leaf, device=self.device)
                 if not value.is_floating_point():
                     value = value.to(torch.get_default_dtype())
-                if not bool(constraint.check(value).all()):
-                    raise ProgramError(
-                        f"param '{name}': expected an initial value in {constraint}; got {value.flatten()[:3].tolist()}. "
-                        "Start it inside its constraint."
-                    )
-                leaf = transform_to(constraint).inv(value.detach()).clone().contiguous().requires_grad_()
+                value = _inside(name, constraint, value.detach())
+                leaf = transform_to(constraint).inv(value).clone().contiguous().requires_grad_()
                 self._initial[name] = leaf.detach().clone()
         if "$$$" not in msg["name"] and not isinstance(leaf, nn.Parameter):
             self.statements.add(name)
@@ -275,10 +282,56 @@ class Program:
         networks = sorted({n.split(".")[0] for n in self.params if n not in self.statements})
         raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
 
+    def unused_store(self) -> list[str]:
+        """The parameters for which Pyro's store held another value when the session began. Call inside a session."""
+        outside = _OUTSIDE.get()
+        stored = outside.params if outside is not None else {}
+        return [n for n, own in self._stored_as.items() if own in stored and not self._holds(n, stored[own])]
+
+    def _holds(self, name: str, value: Tensor) -> bool:
+        leaf = self.params[name]
+        return leaf.shape == value.shape and bool(torch.equal(leaf, value.to(leaf)))
+
+    def take_store(self) -> None:
+        """Start from the values that Pyro's store held when the session began. Call inside a session.
+
+        Raises:
+            ProgramError: one of another shape.
+        """
+        outside = _OUTSIDE.get()
+        for name in self.unused_store() if outside is not None else ():
+            leaf, value = self.params[name], outside.params[self._stored_as[name]]
+            if leaf.shape != value.shape:
+                raise ProgramError(
+                    f"param '{name}': expected the shape {tuple(leaf.shape)}; Pyro's store holds {tuple(value.shape)}. "
+                    "Clear it with pyro.clear_param_store(), or drop warm_start."
+                )
+            with torch.no_grad():
+                leaf.copy_(value)
+
     def write_back(self, params: Mapping[str, Tensor]) -> None:
-        """Let the user's own networks keep what was learned. Call inside a session."""
+        """Let the user's own networks, guides and Pyro's store keep what was learned. Call inside a session."""
         for tensor, data, _ in self._theirs.values():
             data.copy_(tensor.data)
+        self._to_store = {name: leaf.detach().clone() for name, leaf in params.items() if name in self._stored_as}
+        with torch.no_grad():
+            for name, copied in self._copies.items():
+                copied.copy_(self.params[name])
+
+    def _fill_store(self) -> None:
+        """After the session: Pyro's store holds the modules' own parameters, and what else was learned."""
+        if self._depth:
+            return
+        store = pyro.get_param_store()
+        for name, value in self._to_store.items():
+            key, leaf = self._stored_as[name], self.params[name]
+            held = self._copies.get(name, leaf)
+            kept = held if isinstance(held, nn.Parameter) else value.requires_grad_()
+            if key in store:
+                del store[key]
+            store._constraints[key], store._params[key] = self.constraints[name], kept
+            store._param_to_name[kept] = key
+        self._to_store = {}
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -330,6 +383,27 @@ class Program:
         """A portable function of arrays under the trained parameters. Call inside a session."""
         with torch.no_grad(), Recorder(role="model", run=Run(), batch=Batch(), param=self._param):
             return function(*args)
+
+
+def _inside(name: str, constraint: Any, value: Tensor) -> Tensor:
+    """An initial value, on a simplex scaled to sum to one as Pyro does it.
+
+    Raises:
+        ProgramError: it does not satisfy the constraint.
+    """
+    bare = constraint
+    while isinstance(bare, constraints.independent):
+        bare = bare.base_constraint
+    if bare is constraints.simplex and bool((value > 0).all() & value.isfinite().all()):
+        return value / value.sum(-1, keepdim=True)
+    fits = constraint.check(value)
+    if not bool(fits.all()):
+        index = tuple(int(i) for i in (~fits).nonzero()[0])
+        raise ProgramError(
+            f"param '{name}': expected an initial value in {constraint}; got {value[index].tolist()} at index {index}. "
+            "Start it inside its constraint."
+        )
+    return value
 
 
 class _Differentiation(TorchFunctionMode):

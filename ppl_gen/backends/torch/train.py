@@ -46,6 +46,8 @@ def gradients(surrogate: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     """Gradient for every leaf, zero where there is no way."""
     if not leaves:
         return []
+    if not (isinstance(surrogate, Tensor) and surrogate.requires_grad):  # no site depends on any of them
+        return [torch.zeros_like(leaf) for leaf in leaves]
     found = torch.autograd.grad(surrogate, leaves, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
 
@@ -162,9 +164,10 @@ class Trainer:
                 join(list(inputs[len(inputs) - len(arrays) :])),
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
-            sums = [loss.value.reshape(()).detach(), *(gradient.sum() for gradient in found)]
+            value = torch.as_tensor(loss.value, device=self.program.device).detach()  # without sites it is a number
+            sums = [value.reshape(()), *(gradient.sum() for gradient in found)]
             fresh = [loss.averages[s][n].detach() for s, leaves in self.averages.items() for n in leaves]
-            return [loss.value.detach(), torch.isfinite(torch.stack(sums)).all(), *found, *fresh]
+            return [value, torch.isfinite(torch.stack(sums)).all(), *found, *fresh]
 
         return step, given
 
