@@ -101,7 +101,7 @@ def fit(
     prepared, source = _open(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
-    _take_store(prepared, warm_start)
+    left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
         warnings.warn(
@@ -123,9 +123,8 @@ def fit(
                 warnings.warn(note, stacklevel=2)
     if isinstance(source, Stream):
         source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
+    prepared.plan.notes += left
     with prepared.session():
-        if warm_start:  # asked first, so that a backend that cannot says so before the run
-            prepared.program.write_back(prepared.program.params)
         trainer = prepared.backend.Trainer(
             prepared.program,
             objective,
@@ -156,17 +155,14 @@ def fit(
     return result
 
 
-def _take_store(prepared: Prepared, warm_start: bool) -> None:
-    """Start from Pyro's parameter store where that is wanted; else say which of its values were not used."""
+def _take_store(prepared: Prepared, warm_start: bool) -> tuple[str, ...]:
+    """Start from Pyro's parameter store where that is wanted; else what to say of its values that are not used."""
     with prepared.session():
         if warm_start:
             prepared.program.take_store()
-        unused = prepared.program.unused_store()
-    if unused:
-        prepared.plan.notes += (
-            f"param {', '.join(map(repr, unused))}: Pyro's parameter store holds other values, which were not used; "
-            "warm_start=True starts from them",
-        )
+        unused = ", ".join(map(repr, prepared.program.unused_store()))
+    said = f"param {unused}: Pyro's parameter store holds other values, not used here; warm_start=True starts from them"
+    return (said,) if unused else ()
 
 
 def _check_options(steps: Any, learning_rate: Any, compile: Any, patience: Any, validation: Any) -> None:

@@ -156,8 +156,11 @@ class Fit:
                 f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
                 "subsample_size to training: batch_size= there does the same."
             )
-        for site in self.plan.facts.latents():
-            if site.is_point and site.learns:
+        latents = list(self.plan.facts.latents())
+        # a point that is made from a latent which the model lacks spreads with it: so do Pyro's AutoGaussian and AutoStructured
+        spread = {s.name for s in latents if not s.is_point and ("model", s.name) not in self.plan.facts.sites}
+        for site in latents:
+            if site.is_point and site.learns and not spread & site.reach.keys():
                 raise ProgramError(
                     f"site '{site.name}' (Delta): expected a guide that spreads over the latent's values; got a point, whose "
                     "density says nothing of the others. Use a guide such as AutoNormal."

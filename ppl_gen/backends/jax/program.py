@@ -80,15 +80,19 @@ class Program:
         return []
 
     def take_store(self) -> None:
-        """NumPyro has no store of parameters."""
+        """Networks on JAX are values, and NumPyro has no store: there is nothing of the user's to start from.
 
-    def write_back(self, params: Mapping[str, Array]) -> None:
-        """Networks on JAX are values: there is nothing of the user's to write to."""
+        Raises:
+            ValueError: the program has networks.
+        """
         if any(name.endswith("$params") for name in self._trees):
             raise ValueError(
                 "warm_start: expected torch modules, which can be written back to; got JAX networks, which are values. "
                 "Take the trained parameters from fit.module(name)."
             )
+
+    def write_back(self, params: Mapping[str, Array]) -> None:
+        """There is nothing of the user's to write to."""
 
     def run(
         self,

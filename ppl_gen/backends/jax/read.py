@@ -35,7 +35,7 @@ from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
+from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
 Array = Any
@@ -98,7 +98,7 @@ def read(program: Program, batch: Batch) -> Facts:
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
     facts = Facts(
-        reached,
+        named_alike(reached),
         tuple(program.params),
         mixes,
         eager,

@@ -24,6 +24,7 @@ from ppl_gen.backends.torch.distributions import (
     held_tensors,
     is_reparametrized,
     is_unchecked,
+    named,
     num_values,
     others,
     seen,
@@ -36,7 +37,7 @@ from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program, validation
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term, named_alike
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
@@ -216,7 +217,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         checks.check_proposal(where, inside, str(prior.support))
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     facts = with_jumps(
-        Facts(sites, tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
+        Facts(named_alike(sites), tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
         tracker.poles,
         lambda name: [
             free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
@@ -250,13 +251,13 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
         boundary = [] if is_bookkeeping(msg) else list(tensors(constraint_of(unmasked(fn))))
-    num_elements = math.prod(fn.event_shape)
+    num_elements = math.prod(fn.event_shape) // max(1, math.prod(named(fn).event_shape))
     site = Site(
         name=msg["name"],
         role=role,
         distribution=_kind(fn),
         support=kind,
-        size=None if size is None or num_elements > 16 else size**num_elements if _elementwise(fn) else size,
+        size=None if size is None or num_elements > 16 else size**num_elements,
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
@@ -283,13 +284,6 @@ def _scaled(msg: Any) -> bool:
 def _num_features(fn: Any) -> int | None:
     inputs = features(fn) if math.prod(fn.batch_shape) > 1 else None
     return None if inputs is None else inputs.shape[-1]
-
-
-def _elementwise(fn: Any) -> bool:
-    core = unmasked(fn)
-    while hasattr(core, "base_dist"):
-        core = core.base_dist
-    return not core.event_shape
 
 
 def _mixes(
