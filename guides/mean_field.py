@@ -61,6 +61,8 @@ class MeanField:
             return dist.Categorical(
                 logits=self._param(latent, "logits", (*shape, latent.num_values or 1), 0.0)
             ).to_event(event_dim)
+        if latent.distribution.startswith("OneHotCategorical"):
+            return dist.OneHotCategorical(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim - 1)
         dialect: Any = active(f"site '{latent.name}'")
         free = dialect.unconstrained_shape(latent.support, shape)
         loc = self._param(latent, "loc", free, 0.0)
@@ -80,5 +82,5 @@ def _refusal(latent: Latent) -> str | None:
     if latent.subsampled:
         return "one inside a plate that draws its own subsample"
     discrete = bool(getattr(latent.support, "is_discrete", False))
-    known = latent.distribution.startswith(("Bernoulli", "Categorical"))
+    known = latent.distribution.startswith(("Bernoulli", "Categorical", "OneHotCategorical"))
     return "another discrete support" if discrete and not known else None

@@ -57,6 +57,17 @@ def blocked(reach: Mapping[str, Path], where: str) -> dict[str, Path]:
     return {s: path.blocked(where, random and s.startswith(PARAM)) for s, path in reach.items()}
 
 
+def named_alike(sites: Mapping[Term, Site]) -> dict[Term, Site]:
+    """The sites, a proposal that has no name but that it is transformed onto a support named as the prior on that support."""
+
+    def named(site: Site) -> Site:
+        prior = sites.get(("model", site.name))
+        nameless = site.role == "guide" and site.distribution == "TransformedDistribution"
+        return replace(site, distribution=prior.distribution) if nameless and prior is not None else site
+
+    return {term: named(site) for term, site in sites.items()}
+
+
 Term = tuple[str, str]  # ("model", site) is + log p of that site, ("guide", site) is - log q
 PARAM = "param:"  # prefix of a parameter's label among the sources of a reach
 NOISE = "noise:"  # the label of random numbers that the program draws in no sample statement; no reach of a site's
@@ -177,6 +188,7 @@ class Facts:
         noise_shared: whether the values that are tried in one step share that noise.
         unlike_masks: latents that model and guide mask, but not alike.
         unsummed: why the model's finite latents are proposed by the automatic guide; None where that did not come up.
+        notes: what the plan is to say of the reading.
     """
 
     sites: Mapping[Term, Site]
@@ -190,6 +202,7 @@ class Facts:
     noise_shared: bool = False
     unlike_masks: frozenset[str] = frozenset()
     unsummed: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> Facts:

@@ -27,11 +27,13 @@ SAMPLERS = (
 def check_plates(
     where: str, distribution_shape: Shape, value_shape: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int
 ) -> None:
-    """Raise unless the value has the distribution's shape and fills its plates (name -> (dimension, size))."""
+    """Raise unless the value has the distribution's shape, or widens to it, and fills its plates (name -> (dimension, size))."""
     try:
         joint = np.broadcast_shapes(distribution_shape, value_shape)
     except ValueError:
         joint = ()
+    if joint == distribution_shape and _widens(value_shape, joint, plates, event_dim):
+        value_shape = joint
     expected = "(" + ", ".join(f"plate '{name}' of {size}" for name, (_, size) in plates.items()) + ")"
     if joint != value_shape:
         raise ProgramError(
@@ -48,20 +50,48 @@ def check_plates(
             )
 
 
-def check_value(where: str, value: np.ndarray, inside: np.ndarray | bool, support: str) -> None:
-    """Raise unless every observed element is finite and inside the support."""
+def _widens(shape: Shape, joint: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int) -> bool:
+    """Whether a value stands for several elements of its plates, as the libraries take it: whole events, in plates only.
+
+    A single row where a plate expects more is no such value, but data of another length.
+    """
+    width = len(joint) - event_dim
+    own, dims = shape[: len(shape) - event_dim], {dim for dim, _ in plates.values()}
+    fits = len(shape) >= event_dim and shape[len(own) :] == joint[width:]
+    apart = any(size > 1 and place - width not in dims for place, size in enumerate(joint[:width]))
+    return fits and not apart and (not own or max(own) > 1)
+
+
+def check_value(
+    where: str, value: np.ndarray, inside: np.ndarray | bool, support: str, *, checked: bool = True
+) -> list[str]:
+    """Raise unless every observed element is finite and inside the support; what to say of one that is not.
+
+    Args:
+        where: the site.
+        value: the observations, with something inside the support wherever they do not count.
+        inside: which of them are inside the support.
+        support: in words.
+        checked: whether an observation outside the support is an error; the user may have let it pass.
+    """
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         raise ProgramError(
-            f"{where}: expected finite observations; got {value[index]} at index {index}. Remove or impute such rows."
+            f"{where}: expected finite observations; got {value[index]} at index {index}. Remove, impute or mask such rows."
         )
     outside = ~np.broadcast_to(np.asarray(inside, dtype=bool), np.shape(inside))
-    if outside.any():
-        index = tuple(int(i) for i in np.argwhere(outside)[0])
-        raise ProgramError(
-            f"{where}: expected observations in its support, {support}; got {value[index]!r} at index {index}. "
-            "Change the data or the distribution."
-        )
+    if not outside.any():
+        return []
+    index = tuple(int(i) for i in np.argwhere(outside)[0])
+    if not checked:
+        return [
+            f"{where}: {int(outside.sum())} of {outside.size} observations are outside its support, {support}, as the program "
+            "allows (validate_args=False): the loss is no log-likelihood"
+        ]
+    raise ProgramError(
+        f"{where}: expected observations in its support, {support}; got {value[index]!r} at index {index}. "
+        "Change the data or the distribution, or pass it validate_args=False."
+    )
 
 
 def is_scaled(scale: Any, plates: Iterable[tuple[int, int]]) -> bool:

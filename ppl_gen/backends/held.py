@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -28,6 +29,63 @@ def held(thing: Any, leaves: type | tuple[type, ...], seen: set[int] | None = No
         yield from parts
     for part in parts:
         yield from held(part, leaves, seen)
+
+
+@contextmanager
+def as_they_were(*programs: Any) -> Iterator[None]:
+    """Afterwards the programs' own objects hold what they held before, whatever a run in between set up in them.
+
+    The attributes of objects are given back, and the contents of the containers among these; arrays are left alone.
+    """
+    before = [(own, _contents(own)) for thing in _objects(programs) for own in _containers(thing)]
+    try:
+        yield
+    finally:
+        for container, contents in before:
+            _refill(container, contents)
+
+
+def _objects(programs: tuple[Any, ...]) -> list[Any]:
+    """Every object of a class that is no library's function or data, inside of programs."""
+    found: list[Any] = []
+
+    def go(thing: Any) -> None:
+        if isinstance(thing, type | ModuleType) or any(thing is other for other in found) or len(found) > LONGEST:
+            return
+        if isinstance(thing, CALLED):
+            found.append(thing)
+            for part in _parts(thing):
+                if isinstance(part, CALLED) or _is_callable_object(part):
+                    go(part)
+        elif _is_callable_object(thing):
+            found.append(thing)
+            for value in list(vars(thing).values()):
+                values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+                for part in list(values)[:LONGEST]:
+                    if isinstance(part, CALLED) or _is_callable_object(part):
+                        go(part)
+
+    for program in programs:
+        go(program)
+    return [thing for thing in found if not isinstance(thing, CALLED)]
+
+
+def _is_callable_object(thing: Any) -> bool:
+    return callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__")
+
+
+def _containers(thing: Any) -> list[Any]:
+    own = vars(thing)
+    return [*(value for value in own.values() if isinstance(value, dict | list | set)), own]
+
+
+def _contents(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
+def _refill(container: Any, contents: Any) -> None:
+    container.clear()
+    container.extend(contents) if isinstance(container, list) else container.update(contents)
 
 
 def _parts(thing: Any) -> list[Any]:

@@ -181,6 +181,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             *_describe_cost(facts),
             *_lost_ways(facts),
             *_kinks(facts),
+            *facts.notes,
             *notes,
         ),
     )

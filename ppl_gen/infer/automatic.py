@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.held import as_they_were
 from ppl_gen.errors import ProgramError
 from ppl_gen.guides import MeanField
 from ppl_gen.infer.batches import Stream, Table
@@ -36,6 +38,9 @@ def followers(
 ) -> tuple[set[str], set[str], list[Latent]]:
     """(plates whose size follows the number of rows, the model's sites whose shape does, its latents).
 
+    The size of a plate that draws a subsample is the subsample's: such a plate follows where it states the whole number of
+    rows, and the batch's as the size of a subsample.
+
     Args:
         backend: the backend module.
         program: the program.
@@ -46,15 +51,20 @@ def followers(
     sizes, latents, shapes = backend.survey(program, first, guide=guide)
     if other is None:
         return set(), set(), latents
+    rows = length(first) or 1
     try:
-        changed, resized_latents, others = backend.survey(program, other, guide=guide)
+        with as_they_were(program.model, program.guide):
+            changed, resized_latents, others = backend.survey(program, other, guide=guide)
     except Exception:  # a program that cannot run on another number of rows: go by length
-        rows = length(first)
-        return {name for name, size in sizes.items() if size == rows}, set(), latents
-    plates = {name for name, size in sizes.items() if abs(changed.get(name, size) - size) == 1}
-    shapes |= {latent.name: latent.shape for latent in latents}
-    others |= {latent.name: latent.shape for latent in resized_latents}
-    return plates, {name for name, shape in shapes.items() if others.get(name, shape) != shape}, latents
+        plates, beside = {name for name, (size, _) in sizes.items() if size == rows}, set()
+    else:
+        plates = {name for name, (size, _) in sizes.items() if abs(changed.get(name, (size, 0))[0] - size) == 1}
+        shapes |= {latent.name: latent.shape for latent in latents}
+        others |= {latent.name: latent.shape for latent in resized_latents}
+        beside = {name for name, shape in shapes.items() if others.get(name, shape) != shape}
+    own = {name for name, (size, full) in sizes.items() if size != full}
+    whole = {name for name in own & plates if sizes[name][1] == round(first.scale * rows)}
+    return plates, beside, [replace(latent, subsampled=bool(own & set(latent.plates) - whole)) for latent in latents]
 
 
 def length(batch: Batch) -> int | None:

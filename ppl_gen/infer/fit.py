@@ -89,7 +89,7 @@ def fit(
         checkpoint: a path, written as the run goes and continued from when it is there and fits. It holds no rows.
         callbacks: called with a `Running` at each report.
         progress: show a bar on a terminal.
-        warm_start: start from, and write back to, the user's own networks.
+        warm_start: start from, and write back to, the user's own networks, guides and, on torch, Pyro's parameter store.
 
     Returns:
         The `Fit`.
@@ -110,6 +110,7 @@ def fit(
     prepared, source = open_program(
         model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
     )
+    left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
     if prepared.idle:
         named = ", ".join(f"'{name}'" for name in prepared.idle)
@@ -137,9 +138,8 @@ def fit(
                 warnings.warn(note, stacklevel=3)
     if isinstance(source, Stream):
         source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
+    prepared.plan.notes += left
     with prepared.session():
-        if warm_start:  # asked first, so that a backend that cannot says so before the run
-            prepared.program.write_back(prepared.program.params)
         trainer = prepared.backend.Trainer(
             prepared.program,
             objective,
@@ -179,6 +179,16 @@ def fit(
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
+
+
+def _take_store(prepared: Prepared, warm_start: bool) -> tuple[str, ...]:
+    """Start from Pyro's parameter store where that is wanted; else what to say of its values that are not used."""
+    with prepared.session():
+        if warm_start:
+            prepared.program.take_store()
+        unused = ", ".join(map(repr, prepared.program.unused_store()))
+    said = f"param {unused}: Pyro's parameter store holds other values, not used here; warm_start=True starts from them"
+    return (said,) if unused else ()
 
 
 def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, str], None]:

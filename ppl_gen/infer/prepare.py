@@ -128,13 +128,17 @@ def prepare(
                 ) from error
             if bad is None:
                 raise
-            raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.") from None
-        if bad is not None:
-            raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.")
+            raise _not_finite(bad) from error
+        if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
+            raise _not_finite(bad)
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(replace(facts, unsummed=unsummed), estimators, num_particles)
     check_host(backend, program, plan, batch, seed)
     return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def _not_finite(bad: tuple[str, str]) -> ProgramError:
+    return ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove, impute or mask such rows.")
 
 
 def own_objective(model: Any) -> Any:

@@ -186,7 +186,7 @@ class Fit:
             encoded = self._model.prepare(data)
             values, _ = ensemble_log_prob(self._network(), encoded, orders, as_seed(seed), self._model.schema.tiers)
             return LogProb(values, 0.0, "exact", _fingerprint(as_table(Batch(*as_arguments(encoded))).first()))
-        for plate in self.plan.facts.subsampled:
+        for plate in set(self.plan.facts.subsampled) - set(self._prepared.program.row_plates or ()):
             raise ProgramError(
                 f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
                 "subsample_size to training: batch_size= there does the same."

@@ -29,6 +29,7 @@ __all__ = [
     "on_any_statement",
     "host_function",
     "optimizer_name",
+    "is_finite",
     "read",
     "relabelled",
     "redraw",
@@ -134,7 +135,7 @@ def draw(
         return {"values": run.values, "terms": run.terms, "records": run.records}
 
     call = once if prepared.plan.facts.eager or num_samples == 1 else jax.jit(once)
-    with prepared.session(seed):
+    with prepared.session(seed, train=False):
         for key in jax.random.split(jax.random.key(seed), num_samples):
             yield {part: {k: np.asarray(v) for k, v in found.items()} for part, found in call(key).items()}
 
@@ -144,6 +145,12 @@ def relabelled(prepared: Any, state: Any, batch: Batch) -> Facts:
     params, buffers = state
     with prepared.session():
         return _relabelled(prepared.program, params, buffers, batch, prepared.plan.facts.whole)
+
+
+def is_finite(program: Program, batch: Batch) -> bool:
+    """Whether every term of one run is finite. Call inside a session."""
+    run = program.run(program.params, program.buffers, jax.random.key(program.seed), batch)
+    return all(bool(np.isfinite(np.asarray(term)).all()) for term in run.terms.values())
 
 
 def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:

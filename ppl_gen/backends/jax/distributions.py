@@ -42,6 +42,28 @@ def unmasked(distribution: Any) -> Any:
     return distribution
 
 
+def is_unchecked(distribution: Any) -> bool:
+    """Whether the user switched the check of values off: `validate_args=False`, beneath masks and event dimensions too."""
+    while True:
+        if vars(distribution).get("_validate_args") is False:
+            return True
+        if not isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+            return False
+        distribution = distribution.base_dist
+
+
+def seen(distribution: Any, value: Array) -> Array:
+    """The value with something feasible wherever a mask keeps it from counting, as NumPyro's own masked density has it."""
+    support = unmasked(distribution).support
+    while isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+        if isinstance(distribution, dist.MaskedDistribution) and distribution._mask is not True:
+            mask = jnp.asarray(distribution._mask)
+            mask = mask.reshape(mask.shape + (1,) * len(distribution.event_shape))
+            value = jnp.where(mask, value, support.feasible_like(value).astype(value.dtype))
+        distribution = distribution.base_dist
+    return value
+
+
 def corrected(distribution: Any) -> Any:
     """The distribution with Bernoulli and binomial logits moved off an exact zero, by 1e-30.
 

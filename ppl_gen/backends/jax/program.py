@@ -45,20 +45,22 @@ class Program:
         self.statements: set[str] = set()
         self.row_plates: Collection[str] | None = ()
         self.open = True
+        self.judging = False  # in evaluation
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
         """Everything runs inside one: portable statements are NumPyro's, host random state is our own."""
-        del train  # NumPyro programs carry no mode of their own
         with turn:
-            numpy_state, python_state = np.random.get_state(), random.getstate()
+            numpy_state, python_state, judging = np.random.get_state(), random.getstate(), self.judging
             try:
+                self.judging = not train
                 np.random.seed(self.seed if seed is None else seed)
                 random.seed(self.seed if seed is None else seed)
                 with language.use(dialect, self.seed), numpyro.validation_enabled(False):
                     yield
             finally:
+                self.judging = judging
                 np.random.set_state(numpy_state)
                 random.setstate(python_state)
 
@@ -75,13 +77,24 @@ class Program:
             raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
         return _Table(self, dict(params)).value(key)
 
-    def write_back(self, params: Mapping[str, Array]) -> None:
-        """Networks on JAX are values: there is nothing of the user's to write to."""
+    def unused_store(self) -> list[str]:
+        """NumPyro has no store of parameters."""
+        return []
+
+    def take_store(self) -> None:
+        """Networks on JAX are values, and NumPyro has no store: there is nothing of the user's to start from.
+
+        Raises:
+            ValueError: the program has networks.
+        """
         if any(name.endswith("$params") for name in self._trees):
             raise ValueError(
                 "warm_start: expected torch modules, which can be written back to; got JAX networks, which are values. "
                 "Take the trained parameters from fit.module(name)."
             )
+
+    def write_back(self, params: Mapping[str, Array]) -> None:
+        """There is nothing of the user's to write to."""
 
     def run(
         self,
@@ -106,6 +119,7 @@ class Program:
             "row_plates": self.row_plates,
             "observer": observer,
             "key": key,
+            "judging": self.judging,
         }
         keys = jax.random.split(key)
         with language.on_rows(batch.rows):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from numpyro.distributions import constraints
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jax.distributions import (
@@ -20,8 +21,10 @@ from ppl_gen.backends.jax.distributions import (
     core,
     features,
     held_arrays,
+    is_unchecked,
     num_values,
     others,
+    seen,
     support,
     unconstrained,
     unmasked,
@@ -33,7 +36,7 @@ from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
+from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
 Array = Any
@@ -55,12 +58,13 @@ def read(program: Program, batch: Batch) -> Facts:
     priors: dict[str, Any] = {}
     labels: dict[Term, Label] = {}
     poles: dict[str, str] = {}
+    notes: list[str] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            _check_observation(where, msg)
+            notes.extend(_check_observation(where, msg))
         sites[role, msg["name"]] = site = _site(role, msg, plates)
         labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
@@ -97,7 +101,7 @@ def read(program: Program, batch: Batch) -> Facts:
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
     facts = Facts(
-        reached,
+        named_alike(reached),
         tuple(program.params),
         mixes,
         eager,
@@ -105,6 +109,7 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
+        notes=tuple(notes),
     )
     return with_jumps(
         labelled(facts, labels),
@@ -123,15 +128,15 @@ def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> Non
 
 def survey(
     program: Program, batch: Batch, *, guide: bool
-) -> tuple[dict[str, int], list[Latent], dict[str, tuple[int, ...]]]:
-    """(plate -> its size where it draws no subsample, the model's latents, shapes of what it observes), inside a session."""
-    sizes: dict[str, int] = {}
+) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
+    """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
+    sizes: dict[str, tuple[int, int]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     latents: list[Latent] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         frames = msg["cond_indep_stack"]
-        sizes.update({f.name: f.size for f in frames})
+        sizes.update({f.name: (f.size, msg["full_sizes"].get(f.name, f.size)) for f in frames})
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             shapes[msg["name"]] = tuple(msg["fn"].shape())
         if role == "model" and not msg["is_observed"]:
@@ -158,12 +163,10 @@ def survey(
         return run
 
     try:  # shapes are enough, and far quicker than one operation at a time; a new parameter needs its value
-        names = values() if program.open else jax.eval_shape(values)
+        values() if program.open else jax.eval_shape(values)
     except OPAQUE:
-        names = values()
-    drawn = {name.removeprefix(PLATE) for name in names if name.startswith(PLATE)}
-    latents = [replace(latent, subsampled=not drawn.isdisjoint(latent.plates)) for latent in latents]
-    return {name: size for name, size in sizes.items() if name not in drawn}, latents, shapes
+        values()
+    return sizes, latents, shapes
 
 
 def _guarded(call: Callable[[], Run]) -> Run:
@@ -175,14 +178,15 @@ def _guarded(call: Callable[[], Run]) -> Run:
         raise ProgramError(f"the program's first run: {error}") from error
 
 
-def _check_observation(where: str, msg: Any) -> None:
+def _check_observation(where: str, msg: Any) -> list[str]:
     fn, value = msg["fn"], np.asarray(msg["value"])
     sizes = {frame.name: (frame.dim, frame.size) for frame in msg["cond_indep_stack"]}
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
     checks.check_plates(where, shape, value.shape, sizes, len(fn.event_shape))
-    constraint = unmasked(fn).support
+    value = np.asarray(seen(fn, jnp.asarray(value)))
+    constraint = unmasked(fn).support or constraints.real  # a class may state none
     inside = np.asarray(constraint(jnp.asarray(value)))
-    checks.check_value(where, value, inside, str(constraint))
+    return checks.check_value(where, value, inside, str(constraint), checked=not is_unchecked(fn))
 
 
 def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:

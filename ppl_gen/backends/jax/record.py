@@ -44,6 +44,7 @@ class Recorder(Messenger):
         observer: called with (role, message, plates) after each sample statement; densities are then not taken.
         predictive: draw the observed sites too.
         key: of the noise that `Draw` is given; NumPyro's own draws have theirs.
+        judging: take a plate's rows for what the batch says, and not for a part of the plate's own size.
     """
 
     role: str
@@ -57,6 +58,7 @@ class Recorder(Messenger):
     observer: Observer | None = None
     predictive: bool = False
     key: Array = None
+    judging: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -76,6 +78,8 @@ class Recorder(Messenger):
             msg["value"] = self._buffer(name, msg["args"][0])
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
             msg["value"] = self.fixed[PLATE + name]
+        elif msg["type"] == "plate" and self._takes_rows(name, *msg["args"]):
+            msg["value"] = jnp.asarray(self.batch.rows)
         elif msg["type"] == "control_flow":
             self._flow = msg["fn"].__name__.removesuffix("_wrapper")
             given = {n: v for n, v in self.fixed.items() if not isinstance(v, Choice | Draw)}
@@ -88,6 +92,13 @@ class Recorder(Messenger):
                 msg.update(is_observed=False, value=None)
             if not msg["is_observed"] and name in self.fixed:
                 msg["value"] = self._fixed_value(name, msg["fn"])
+
+    def _takes_rows(self, name: str, size: int, subsample_size: int | None) -> bool:
+        """Whether a plate's subsample is the batch: the rows that it states are all there are, and it is of their number."""
+        rows = self.batch.rows
+        if rows is None or subsample_size == size or name not in (self.row_plates or ()):
+            return False
+        return len(rows) == subsample_size and round(self.batch.scale * len(rows)) == size
 
     def postprocess_message(self, msg: Any) -> None:
         """Note what the statement did."""
@@ -161,12 +172,10 @@ class Recorder(Messenger):
         log_prob = _log_prob(msg["fn"], msg)
         scale = 1.0 if msg["scale"] is None else msg["scale"]
         rows = next((p for p in plates if p in (self.row_plates or ())), None)
-        if self.row_plates is None or rows:
-            scale = scale * self.batch.scale
-        self.run.factors[self.role, name] = {
-            f.name: self._sizes.get(f.name, f.size) / f.size * (self.batch.scale if f.name == rows else 1.0)
-            for f in msg["cond_indep_stack"]
-        }
+        wholes = {f.name: self._sizes.get(f.name, f.size) / f.size for f in msg["cond_indep_stack"]}
+        share = self._share(wholes.get(rows or "", 1.0)) if self.row_plates is None or rows else 1.0
+        scale = scale * share
+        self.run.factors[self.role, name] = {n: own * (share if n == rows else 1.0) for n, own in wholes.items()}
         term = plate_sum(log_prob * scale, plates)
         self.run.terms[self.role, name] = term if self.role == "model" else -term
         if not msg["is_observed"]:
@@ -178,6 +187,12 @@ class Recorder(Messenger):
             self.run.inputs[name] = features(msg["fn"])
             self.run.masses[name] = partial(log_masses, msg["fn"])
             self.run.parameters[name] = partial(parameters, msg["fn"])
+
+    def _share(self, own: float) -> float:
+        """What is still to be done to scale a batch's rows to the data's, where their plate scales by `own` itself."""
+        if own == 1.0:
+            return self.batch.scale
+        return self.batch.scale / own if self.judging else 1.0
 
     def _divergence(self, name: str, fn: Any, weight: Weight, plates: dict[str, int], scale: Any) -> None:
         """Half of it in the guide, the other half in the model."""

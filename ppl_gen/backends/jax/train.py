@@ -310,7 +310,8 @@ class Trainer:
     def _value(self, state: State, batch: Batch, draw: Any) -> Array:
         key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
         settled = state._replace(averages={name: own for name, own in state.averages.items() if name != OWN})
-        return evaluate(self.program, self.objective, self.plan, settled, key, batch).value
+        with self.program.session(train=False):
+            return evaluate(self.program, self.objective, self.plan, settled, key, batch).value
 
     def current_params(self) -> dict[str, Array]:
         """Parameter name -> unconstrained array."""

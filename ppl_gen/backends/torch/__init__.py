@@ -30,6 +30,7 @@ __all__ = [
     "on_any_statement",
     "host_function",
     "optimizer_name",
+    "is_finite",
     "read",
     "relabelled",
     "redraw",
@@ -147,6 +148,13 @@ def relabelled(prepared: Any, state: None, batch: Batch) -> Facts:
 def _again(program: Program, batch: Batch, run: Run, choices: Mapping[str, Any]) -> Run:
     """The model once more on the guide's values and these choices of the sites that are summed out."""
     return program.run(batch, {**run.values, **choices}, guide=False)
+
+
+def is_finite(program: Program, batch: Batch) -> bool:
+    """Whether every term of one run is finite. Call inside a session."""
+    with torch.no_grad():
+        run = program.run(batch)
+    return all(bool(torch.isfinite(term).all()) for term in run.terms.values() if isinstance(term, Tensor))
 
 
 def host_function(prepared: Any, state: None, function: Callable[..., Any]) -> Callable[..., np.ndarray]:

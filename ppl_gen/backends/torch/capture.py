@@ -12,6 +12,8 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from ppl_gen.backends.torch.places import Statements, of_error
+
 Step = Callable[..., list[Tensor]]
 
 _WHOLE = (torch.int32, torch.int64)
@@ -33,10 +35,10 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
         CannotCapture: the step branches on a value, or leaves torch.
     """
     try:
-        with _Subscripts():
+        with Statements() as statements, _Subscripts():
             graph = make_fx(step)(*inputs)
     except Exception as error:
-        raise CannotCapture(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
+        raise CannotCapture(f"{of_error(error, statements.name)}: {said(error)}") from error
     graph.graph.eliminate_dead_code()
     if not any(_writes(node) for node in graph.graph.nodes):
         graph.graph = fx_graph_cse(graph.graph)
@@ -44,15 +46,32 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
     return graph
 
 
+def said(error: BaseException) -> str:
+    """An exception in a few words: kind, and the first line of its message."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
 class _Subscripts(TorchFunctionMode):
-    """`table[state]` for whole numbers without dimensions, which torch reads on the host, as operations on tensors."""
+    """What torch reads on the host though no program means it so, as operations on tensors.
+
+    These are `table[state]` for whole numbers without dimensions, and `one_hot`, which looks for the largest index.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__getitem__:
             keys = args[1] if isinstance(args[1], tuple) else (args[1],)
             if keys and all(isinstance(key, Tensor) and not key.dim() and key.dtype in _WHOLE for key in keys):
                 return args[0][tuple(key.reshape(1) for key in keys)].squeeze(0)
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        return torch.nn.functional.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).to(tensor.dtype)
 
 
 def _writes(node: torch.fx.Node) -> bool:

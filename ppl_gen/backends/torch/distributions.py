@@ -8,7 +8,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Independent, biject_to
+from torch.distributions import Independent, biject_to, constraints
 from torch.distributions.transforms import identity_transform
 from torch.distributions.utils import lazy_property
 
@@ -56,8 +56,96 @@ def unmasked(distribution: Any) -> Any:
     return distribution
 
 
+def is_unchecked(distribution: Any) -> bool:
+    """Whether the user switched the check of values off: `validate_args=False`, beneath masks and event dimensions too."""
+    while distribution is not None:
+        if vars(distribution).get("_validate_args") is False:
+            return True
+        wrapped = isinstance(distribution, Independent | dist.MaskedDistribution | dist.ExpandedDistribution)
+        distribution = distribution.base_dist if wrapped else None
+    return False
+
+
+def counted(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor | bool:
+    """Which elements of a value count, so as to broadcast with it: those that no mask leaves out.
+
+    Args:
+        distribution: which may hold masks of its own.
+        mask: of the handlers around the site.
+        value: batch shape + event shape; of a distribution that leaves NaN out, those that are none count.
+    """
+    counts = _per_event(mask, distribution)
+    while isinstance(distribution, Independent | dist.MaskedDistribution | dist.ExpandedDistribution):
+        if isinstance(distribution, dist.MaskedDistribution):
+            counts = _both(counts, _per_event(distribution._mask, distribution))
+        distribution = distribution.base_dist
+    if isinstance(distribution, dist.NanMaskedNormal | dist.NanMaskedMultivariateNormal):
+        counts = _both(counts, value.isfinite())
+    return counts
+
+
+def _per_event(mask: Tensor | bool | None, distribution: Any) -> Tensor | bool:
+    if isinstance(mask, Tensor):
+        return mask.reshape(mask.shape + (1,) * len(distribution.event_shape)).bool()
+    return mask is not False
+
+
+def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return (one if other else False) if isinstance(other, bool) else (other if one else False)
+    return one & other
+
+
+def seen(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor:
+    """The value with something feasible wherever it does not count, as NumPyro does it.
+
+    A masked density is multiplied by zero, and so is its gradient: of a NaN, or a pad outside the support, NaN is left.
+    """
+    counts = counted(distribution, mask, value)
+    if counts is True:
+        return value
+    with torch.no_grad():
+        pad = feasible(distribution).to(value)
+    return torch.where(torch.as_tensor(counts, device=value.device), value, pad)
+
+
+def feasible(distribution: Any) -> Tensor:
+    """Some value inside the support, so as to broadcast with batch shape + event shape."""
+    bare = unmasked(distribution)
+    constraint = constraint_of(bare)
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    if constraint is None:
+        return torch.zeros(())
+    if not constraint.is_discrete:
+        try:
+            return biject_to(bare.support)(torch.zeros(_free_shape(bare)))
+        except NotImplementedError:  # a mixture's
+            return bare.sample()
+    lowest = 0 if constraint is constraints.boolean else getattr(constraint, "lower_bound", None)
+    return bare.sample() if lowest is None else torch.as_tensor(lowest)
+
+
+def constraint_of(distribution: Any) -> Any:
+    """The support; None for a class that states none."""
+    try:
+        return distribution.support
+    except NotImplementedError:
+        return None
+
+
 def features(distribution: Any) -> Tensor | None:
-    """The distribution's parameters as one detached array, batch shape + (features,); None where it has none."""
+    """The distribution's parameters as one detached array, batch shape + (features,); None where it has none.
+
+    They are a help to baselines only: of a distribution whose parameters are shaped in a way of its own there are none.
+    """
+    try:
+        return _features(distribution)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+
+
+def _features(distribution: Any) -> Tensor | None:
     core, batch = unmasked(distribution), distribution.batch_shape
     while isinstance(core, Independent | dist.ExpandedDistribution):
         core = core.base_dist
@@ -98,10 +186,14 @@ def is_reparametrized(distribution: Any) -> bool:
 
 
 def log_masses(distribution: Any) -> Tensor:
-    """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
+    """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats.
+
+    An element of a one-hot distribution is the whole of its innermost event.
+    """
     core = named(distribution)
     masses = core.log_prob(core.enumerate_support(expand=False)).movedim(0, -1)
-    return masses.expand(distribution.batch_shape + distribution.event_shape + masses.shape[-1:])
+    shape = distribution.batch_shape + distribution.event_shape
+    return masses.expand(shape[: len(shape) - len(core.event_shape)] + masses.shape[-1:])
 
 
 def parameters(distribution: Any) -> dict[str, Tensor]:
@@ -135,7 +227,8 @@ def _finite_divergence(q: Any, p: Any) -> Tensor:
 
 def support(distribution: Any) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one element or None)."""
-    if not distribution.support.is_discrete:
+    constraint = constraint_of(distribution)
+    if constraint is None or not constraint.is_discrete:
         return "real", None
     values = num_values(distribution)
     return ("countable", None) if values is None else ("finite", values)

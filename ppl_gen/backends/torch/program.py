@@ -7,22 +7,43 @@ import random
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
+from torch.overrides import TorchFunctionMode
 
 from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.record import Recorder
+from ppl_gen.backends.torch.record import Recorder, StartAgain
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
+
+Found = TypeVar("Found")
+
+
+class Outside(NamedTuple):
+    """What is global in Pyro, as it is outside of every session.
+
+    Attributes:
+        params: the parameter store's names -> unconstrained tensors.
+        constraints: name -> constraint.
+        checks_values: whether distributions check the values that they are given.
+    """
+
+    params: Mapping[str, Tensor]
+    constraints: Mapping[str, Any]
+    checks_values: bool
+
+
+_OUTSIDE: ContextVar[Outside | None] = ContextVar("outside", default=None)
 
 
 class Program:
@@ -45,9 +66,15 @@ class Program:
         self.statements: set[str] = set()
         self.row_plates: Collection[str] | None = ()
         self.open = True  # new parameters may still appear
+        self.judging = False  # in evaluation mode
+        self.differentiates = False  # the program takes gradients itself
+        self.loops: dict[str, int] = {}  # subsampled plates of which a Python loop goes through all elements
         self._aliases: dict[str, str] = {}
         self._names: dict[int, str] = {}
         self._initial: dict[str, Tensor] = {}
+        self._stored_as: dict[str, str] = {}  # parameter -> its name in Pyro's store
+        self._copies: dict[str, nn.Parameter] = {}  # parameter -> the one that a module of Pyro's set up for itself
+        self._to_store: dict[str, Tensor] = {}  # what the store is to hold once the session is over
         self._modules: dict[int, nn.Module] = {}
         self._ours: dict[int, tuple[Tensor, Tensor]] = {}  # id(user's tensor) -> (it, our data)
         self._theirs: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}  # id -> (it, the user's data and gradient)
@@ -61,6 +88,8 @@ class Program:
         """Everything runs inside one: own parameter store, own random state, our tensors in the user's modules."""
         with ExitStack() as stack:
             stack.enter_context(turn)
+            stack.callback(self._fill_store)
+            stack.enter_context(_remembered())
             stack.enter_context(_own_random_state(self.seed if seed is None else seed))
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(validation(False))
@@ -74,6 +103,12 @@ class Program:
             if not train:
                 stack.enter_context(self.evaluating())
             yield
+
+    @property
+    def checks_values(self) -> bool:
+        """Whether the user lets distributions check what they are given. Call inside a session."""
+        outside = _OUTSIDE.get()
+        return outside is None or outside.checks_values
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -96,12 +131,14 @@ class Program:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The networks in evaluation mode (dropout off, running averages used)."""
-        before = [(module, module.training) for module in self._modules.values()]
+        before, judging = [(module, module.training) for module in self._modules.values()], self.judging
         try:
+            self.judging = True
             for module, _ in before:
                 module.training = False
             yield
         finally:
+            self.judging = judging
             for module, training in before:
                 module.training = training
 
@@ -155,6 +192,19 @@ class Program:
                 yield
         finally:
             handle.remove()
+
+    def first(self, run: Callable[[], Found]) -> Found:
+        """A first run, begun again wherever it shows that the program must be run in another way."""
+        while True:
+            knew = self.differentiates
+            try:
+                with _Differentiation(self):
+                    return run()
+            except StartAgain:  # at most once for each plate
+                continue
+            except RuntimeError:  # a value that it differentiates by had no gradient
+                if knew or not self.differentiates:
+                    raise
 
     def _meet(self, module: nn.Module) -> None:
         if id(module) not in self._modules:
@@ -210,16 +260,23 @@ class Program:
                 )
             name = self._new_param(name, msg)
         constraint, leaf = self.constraints[name], self.params[name]
+        own = pyro.get_param_store()._params.get(msg["name"])
+        if isinstance(own, nn.Parameter) and own is not leaf:
+            self._copies[name] = own
         value = leaf if constraint is constraints.real else transform_to(constraint)(leaf)
         if name in self._initial:  # Pyro's modules ask for it when they set up their own parameters; they get a copy
             setattr(value, "unconstrained", weakref.ref(self._initial[name]))  # noqa: B010
         return value
 
     def _new_param(self, name: str, msg: Any) -> str:
-        store = pyro.get_param_store()
+        store, outside = pyro.get_param_store(), _OUTSIDE.get()
         constraint = msg["kwargs"].get("constraint") or constraints.real
+        self._stored_as[name] = msg["name"]
         if msg["name"] in store._params:  # a PyroParam: Pyro puts the module's own tensor there
             leaf, constraint = store._params[msg["name"]], store._constraints[msg["name"]]
+        elif len(msg["args"]) < 2 and outside is not None and msg["name"] in outside.params:
+            constraint = outside.constraints[msg["name"]]
+            leaf = transform_to(constraint)(outside.params[msg["name"]]).detach()
         else:
             if len(msg["args"]) < 2:
                 raise ProgramError(
@@ -238,12 +295,8 @@ class Program:
                 value = torch.as_tensor(leaf, device=self.device)
                 if not value.is_floating_point():
                     value = value.to(torch.get_default_dtype())
-                if not bool(constraint.check(value).all()):
-                    raise ProgramError(
-                        f"param '{name}': expected an initial value in {constraint}; got {value.flatten()[:3].tolist()}. "
-                        "Start it inside its constraint."
-                    )
-                leaf = transform_to(constraint).inv(value.detach()).clone().contiguous().requires_grad_()
+                value = _inside(name, constraint, value.detach())
+                leaf = transform_to(constraint).inv(value).clone().contiguous().requires_grad_()
                 self._initial[name] = leaf.detach().clone()
         if "$$$" not in msg["name"] and not isinstance(leaf, nn.Parameter):
             self.statements.add(name)
@@ -266,11 +319,59 @@ class Program:
         networks = sorted({n.split(".")[0] for n in self.params if n not in self.statements})
         raise KeyError(f"module: expected a network of the program, one of {networks}; got '{name}'.")
 
+    def unused_store(self) -> list[str]:
+        """The parameters for which Pyro's store held another value when the session began. Call inside a session."""
+        outside = _OUTSIDE.get()
+        stored = outside.params if outside is not None else {}
+        return [n for n, own in self._stored_as.items() if own in stored and not self._holds(n, stored[own])]
+
+    def _holds(self, name: str, value: Tensor) -> bool:
+        leaf = self.params[name]
+        return leaf.shape == value.shape and bool(torch.equal(leaf, value.to(leaf)))
+
+    def take_store(self) -> None:
+        """Start from the values that Pyro's store held when the session began. Call inside a session.
+
+        Raises:
+            ProgramError: one of another shape.
+        """
+        outside = _OUTSIDE.get()
+        if outside is None:
+            return
+        for name in self.unused_store():
+            leaf, value = self.params[name], outside.params[self._stored_as[name]]
+            if leaf.shape != value.shape:
+                raise ProgramError(
+                    f"param '{name}': expected the shape {tuple(leaf.shape)}; Pyro's store holds {tuple(value.shape)}. "
+                    "Clear it with pyro.clear_param_store(), or drop warm_start."
+                )
+            with torch.no_grad():
+                leaf.copy_(value)
+
     def write_back(self, params: Mapping[str, Tensor]) -> None:
-        """Let the user's own networks keep what was learned."""
+        """Let the user's own networks, guides and Pyro's store keep what was learned. Call inside a session."""
         with self.lent():
             for tensor, data, _ in self._theirs.values():
                 data.copy_(tensor.data)
+        self._to_store = {name: leaf.detach().clone() for name, leaf in params.items() if name in self._stored_as}
+        with torch.no_grad():
+            for name, copied in self._copies.items():
+                copied.copy_(self.params[name])
+
+    def _fill_store(self) -> None:
+        """After the session: Pyro's store holds the modules' own parameters, and what else was learned."""
+        if self._depth:
+            return
+        store = pyro.get_param_store()
+        for name, value in self._to_store.items():
+            key, leaf = self._stored_as[name], self.params[name]
+            held = self._copies.get(name, leaf)
+            kept = held if isinstance(held, nn.Parameter) else value.requires_grad_()
+            if key in store:
+                del store[key]
+            store._constraints[key], store._params[key] = self.constraints[name], kept
+            store._param_to_name[kept] = key
+        self._to_store = {}
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -296,8 +397,12 @@ class Program:
             "cut": cut,
             "row_plates": self.row_plates,
             "observer": observer,
+            "judging": self.judging,
+            "loops": self.loops,
+            "leaves": self.differentiates,
         }
-        with language.on_rows(batch.rows):
+        graph = torch.enable_grad() if self.differentiates else nullcontext()
+        with language.on_rows(batch.rows), graph:
             if guide:
                 with Recorder(role="guide", fixed=fixed or {}, **common):
                     self.guide(*batch.args, **batch.kwargs)
@@ -322,6 +427,40 @@ class Program:
             return function(*args)
 
 
+def _inside(name: str, constraint: Any, value: Tensor) -> Tensor:
+    """An initial value, on a simplex scaled to sum to one as Pyro does it.
+
+    Raises:
+        ProgramError: it does not satisfy the constraint.
+    """
+    bare = constraint
+    while isinstance(bare, constraints.independent):
+        bare = bare.base_constraint
+    if bare is constraints.simplex and bool((value > 0).all() & value.isfinite().all()):
+        return value / value.sum(-1, keepdim=True)
+    fits = constraint.check(value)
+    if not bool(fits.all()):
+        index = tuple(int(i) for i in (~fits).nonzero()[0])
+        raise ProgramError(
+            f"param '{name}': expected an initial value in {constraint}; got {value[index].tolist()} at index {index}. "
+            "Start it inside its constraint."
+        )
+    return value
+
+
+class _Differentiation(TorchFunctionMode):
+    """Notes whether a program takes gradients itself."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
+            self.program.differentiates = True
+        return func(*args, **(kwargs or {}))
+
+
 def public_name(name: str) -> str:
     """A parameter's dotted name."""
     return name.replace("$$$", ".")
@@ -331,6 +470,21 @@ def validation(on: bool) -> AbstractContextManager[None]:
     """All of Pyro's checks on or off; afterwards each is as it was, which `pyro.validation_enabled` does not see to."""
     names = ("distributions_pyro", "distributions_torch", "infer", "poutine")
     return pyro.settings.context(**{f"validate_{name}": on for name in names})
+
+
+@contextmanager
+def _remembered() -> Iterator[None]:
+    """Note, in the outermost session, what is outside of it."""
+    if _OUTSIDE.get() is not None:
+        yield
+        return
+    store, on = pyro.get_param_store(), pyro.settings.get
+    checks = bool(on("validate_distributions_pyro") and on("validate_distributions_torch"))
+    token = _OUTSIDE.set(Outside(dict(store._params), dict(store._constraints), checks or not __debug__))
+    try:
+        yield
+    finally:
+        _OUTSIDE.reset(token)
 
 
 @contextmanager

@@ -13,17 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.distributions import constraints
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
+    constraint_of,
     features,
     held_tensors,
     is_reparametrized,
+    is_unchecked,
+    named,
     num_values,
     others,
+    seen,
     support,
     tensors,
     unconstrained,
@@ -31,9 +36,9 @@ from ppl_gen.backends.torch.distributions import (
 )
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program, validation
-from ppl_gen.backends.torch.record import is_bookkeeping
+from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term, named_alike
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
@@ -47,26 +52,38 @@ def read(program: Program, batch: Batch) -> Facts:
     """
     state = torch.random.get_rng_state()
     with program.discovering(), validation(True):
-        seen = _first_run(program, batch)
+        notes = list[str]()
+        seen = program.first(lambda: _first_run(program, batch, notes))
     program.open = False
     facts = labelled(_follow(program, batch), labels(seen))
     _again(program, batch, facts)
     program.forget_runs()
     torch.random.set_rng_state(state)
-    return facts
+    return replace(facts, notes=(*notes, *_said_of_loops(program)))
 
 
 def survey(
     program: Program, batch: Batch, *, guide: bool
-) -> tuple[dict[str, int], list[Latent], dict[str, tuple[int, ...]]]:
-    """(plate -> its size where it draws no subsample, the model's latents, shapes of what it observes), inside a session."""
-    sizes: dict[str, int] = {}
+) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
+    """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
+    state = torch.random.get_rng_state()
+    with program.discovering():
+        found = program.first(lambda: _survey(program, batch, guide))
+    program.forget_runs()
+    torch.random.set_rng_state(state)
+    return found
+
+
+def _survey(
+    program: Program, batch: Batch, guide: bool
+) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
+    sizes: dict[str, tuple[int, int]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     latents: list[Latent] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
-        sizes.update({f.name: f.size for f in frames if f.size == f.full_size})
+        sizes.update({f.name: (f.size, f.full_size or f.size) for f in frames})
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             shapes[msg["name"]] = tuple(msg["fn"].shape())
         if role == "model" and not msg["is_observed"]:
@@ -84,25 +101,23 @@ def survey(
                 )
             )
 
-    state = torch.random.get_rng_state()
-    with program.discovering():
-        program.run(batch, observer=look, guide=guide)
-    program.forget_runs()
-    torch.random.set_rng_state(state)
+    program.run(batch, observer=look, guide=guide)
     return sizes, latents, shapes
 
 
-def _first_run(program: Program, batch: Batch) -> dict[Term, Any]:
-    """Every check; the messages by term."""
+def _first_run(program: Program, batch: Batch, notes: list[str]) -> dict[Term, Any]:
+    """Every check; the messages by term, and in `notes` what is to be said in the plan."""
     seen: dict[Term, Any] = {}
+    notes.clear()  # of a run that was broken off
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in seen if r == role], msg["name"])
         seen[role, msg["name"]] = msg
-        _check_support(where, msg["fn"])
-        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            _check_observation(where, msg)
+        if not msg["is_observed"]:
+            _check_support(where, msg["fn"])
+        elif role == "model" and not is_bookkeeping(msg):
+            notes.extend(_check_observation(where, msg, program.checks_values))
 
     try:
         program.run(batch, observer=look)
@@ -139,6 +154,14 @@ def relabelled(program: Program, batch: Batch, facts: Facts) -> Facts:
     return labelled(facts, labels(seen))
 
 
+def _said_of_loops(program: Program) -> list[str]:
+    return [
+        f"plate '{name}': the Python loop takes all {size} elements in every step, as the sites of a subsample have other names "
+        "in each run"
+        for name, size in program.loops.items()
+    ]
+
+
 def _again(program: Program, batch: Batch, facts: Facts) -> None:
     """A few more runs: the sites must be the same ones, whatever is drawn."""
     with program.discovering(), torch.no_grad():
@@ -153,22 +176,24 @@ def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> Non
 
 
 def _check_support(where: str, fn: Any) -> None:
-    try:
-        _ = unmasked(fn).support
-    except NotImplementedError:
+    if constraint_of(unmasked(fn)) is None:
         raise ProgramError(
             f"{where}: expected a distribution with a support; got none. State it in the class, as support = constraints.real."
-        ) from None
+        )
 
 
-def _check_observation(where: str, msg: Any) -> None:
+def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
+    """Raise on an observation that counts and cannot be; what is to be said of one that the user lets pass."""
     fn, value = msg["fn"], torch.as_tensor(msg["value"])
     sizes = {f.name: (f.dim, f.size) for f in msg["cond_indep_stack"] if f.vectorized}
     shape = tuple(fn.batch_shape + fn.event_shape)
     checks.check_plates(where, shape, tuple(value.shape), sizes, len(fn.event_shape))
-    constraint = unmasked(fn).support
+    value = seen(fn, msg["mask"], value).detach()
+    constraint = constraint_of(unmasked(fn)) or constraints.real
     inside = constraint.check(value).cpu().numpy()
-    checks.check_value(where, value.detach().cpu().numpy(), inside, str(constraint))
+    return checks.check_value(
+        where, value.cpu().numpy(), inside, str(constraint), checked=checked and not is_unchecked(fn)
+    )
 
 
 def _kind(fn: Any) -> str:
@@ -220,7 +245,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         checks.check_proposal(where, inside, str(prior.support))
     mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
     facts = with_jumps(
-        Facts(sites, tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
+        Facts(named_alike(sites), tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
         tracker.poles,
         lambda name: [
             free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
@@ -253,14 +278,14 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
-        boundary = [] if is_bookkeeping(msg) else list(tensors(unmasked(fn).support))
-    num_elements = math.prod(fn.event_shape)
+        boundary = [] if is_bookkeeping(msg) else list(tensors(constraint_of(unmasked(fn))))
+    num_elements = math.prod(fn.event_shape) // max(1, math.prod(named(fn).event_shape))
     site = Site(
         name=msg["name"],
         role=role,
         distribution=_kind(fn),
         support=kind,
-        size=None if size is None or num_elements > 16 else size**num_elements if _elementwise(fn) else size,
+        size=None if size is None or num_elements > 16 else size**num_elements,
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
@@ -288,13 +313,6 @@ def _num_features(fn: Any) -> int | None:
     return None if inputs is None else inputs.shape[-1]
 
 
-def _elementwise(fn: Any) -> bool:
-    core = unmasked(fn)
-    while hasattr(core, "base_dist"):
-        core = core.base_dist
-    return not core.event_shape
-
-
 def _mixes(
     program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, list[Tensor]]], run: Run
 ) -> Mixes:
@@ -307,7 +325,7 @@ def _mixes(
         found: dict[Term, np.ndarray] = {}
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            log_prob = msg["fn"].log_prob(msg["value"])
+            log_prob = log_density(msg)
             weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
             found[role, msg["name"]] = _array(torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))))
 
@@ -331,7 +349,7 @@ def _slopes(
         found: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            density, slope = forward_ad.unpack_dual(msg["fn"].log_prob(msg["value"]))
+            density, slope = forward_ad.unpack_dual(log_density(msg))
             found[role, msg["name"]] = _array(density), _array(torch.zeros_like(density) if slope is None else slope)
 
         torch.manual_seed(program.seed)

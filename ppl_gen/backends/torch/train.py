@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, same
+from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same
 from ppl_gen.backends.torch.optimizers import build, slots
+from ppl_gen.backends.torch.places import of_replay
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.errors import NonFinite
 from ppl_gen.program import OWN, Batch
@@ -49,6 +50,8 @@ def gradients(surrogate: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     """Gradient for every leaf, zero where there is no way."""
     if not leaves:
         return []
+    if not (isinstance(surrogate, Tensor) and surrogate.requires_grad):  # no site depends on any of them
+        return [torch.zeros_like(leaf) for leaf in leaves]
     found = torch.autograd.grad(surrogate, leaves, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
 
@@ -94,6 +97,7 @@ class Trainer:
                 self._slots.append(partial(slots, wanted, named, rate))
         self._graphs: dict[Any, Any] = {}
         self._seen: Counter[Any] = Counter()
+        self._failed = False  # a captured step raised
         self.how = "eager, as asked" if compile is False else "eager"
         if plan.facts.eager and compile is not False:
             self.how = f"eager, as values leave torch at {plan.facts.eager}"
@@ -187,10 +191,10 @@ class Trainer:
             )
             found = gradients(loss.surrogate, [*self.leaves, *self.baseline_leaves])
             fresh = [loss.averages[s][n].detach() for s, leaves in self.averages.items() for n in leaves]
-            value = loss.value.reshape(()).detach()
-            sums = [value, *(array.sum() if array.dim() else array for array in (*found, *fresh))]
+            value = torch.as_tensor(loss.value, device=self.program.device).detach()  # without sites it is a number
+            sums = [value.reshape(()), *(array.sum() if array.dim() else array for array in (*found, *fresh))]
             return [
-                loss.value.detach(),
+                value,
                 torch.isfinite(torch.stack([s.to(value.dtype) for s in sums])).all(),
                 *found,
                 *fresh,
@@ -215,45 +219,70 @@ class Trainer:
         shifts = (None, 1, 2) if new else (None,)
         if fast is None or (check and not self._agrees(step, fast, given, shifts)):
             self._capturing = False
-            if not new:
+            if not new and not self._failed:
                 warnings.warn(
                     "a captured step no longer repeats an eager one: the program depends on state outside torch, and up to 50 steps "
                     "ran on the old state. Going on eagerly; pass such state as data, or use compile=False.",
                     stacklevel=2,
                 )
             return step(*given)
-        return list(fast(*given))
+        state = self._state()
+        found = self._replay(step, fast, given)
+        if found is not None:
+            return found
+        self._put_back_all(state)
+        self._capturing = False
+        return step(*given)
+
+    def _state(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step changes beside its results: the random state and the networks' buffers."""
+        return torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+
+    def _put_back_all(self, state: tuple[Tensor, dict[str, Tensor]]) -> None:
+        torch.random.set_rng_state(state[0])
+        self.put_back(state[1])
+
+    def _replay(self, step: Any, fast: Any, given: list[Tensor]) -> list[Tensor] | None:
+        """A captured step's results; None where it fails, for which `how` gives the reason."""
+        try:
+            return list(fast(*given))
+        except Exception as error:
+            self._failed = True
+            where = of_replay(error, lambda: step(*given))
+            self.how = f"eager, as a captured step failed at {where}: {said(error)}"
+            return None
 
     def _capture(self, step: Any, given: list[Tensor]) -> Any:
-        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        state = self._state()
         try:
             fast, self.how = compiled(capture(step, given), self.num_steps, self.compile)
             return fast
         except CannotCapture as error:
-            self.how = f"eager, as the step has no graph ({error})"
+            self.how = f"eager, as the step has no graph: {error}"
             return None
         finally:
-            torch.random.set_rng_state(random)
-            self.put_back(buffers)
+            self._put_back_all(state)
 
     def _agrees(self, step: Any, fast: Any, given: list[Tensor], shifts: Any) -> bool:
         """Hold the captured step against eager ones: from the present random state, and with other draws."""
-        random, buffers = torch.random.get_rng_state(), {n: b.clone() for n, b in self.program.buffers.items()}
+        state = self._state()
         try:
             for shift in shifts:
                 results = []
-                for run in (step, fast):
-                    torch.random.set_rng_state(random) if shift is None else torch.manual_seed(shift)
-                    self.put_back(buffers)
-                    found = list(run(*given))
+                for run in (lambda: list(step(*given)), lambda: self._replay(step, fast, given)):
+                    self._put_back_all(state)
+                    if shift is not None:
+                        torch.manual_seed(shift)
+                    found = run()
+                    if found is None:
+                        return False
                     results.append([*found, *(b.clone() for b in self.program.buffers.values())])
                 if not same(results[1], results[0]):
                     self.how = "eager, as a captured step did not repeat an eager one (state outside torch?)"
                     return False
             return True
         finally:
-            torch.random.set_rng_state(random)
-            self.put_back(buffers)
+            self._put_back_all(state)
 
     def put_back(self, buffers: Mapping[str, Tensor]) -> None:
         """Give the networks' buffers these values."""
@@ -306,9 +335,9 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         """Everything that a continued run needs, as flat NumPy arrays; the same inside a session and outside."""
         with self.program.lent():
-            return self._state()
+            return self._flat()
 
-    def _state(self) -> dict[str, np.ndarray]:
+    def _flat(self) -> dict[str, np.ndarray]:
         flat = {f"params/{n}": leaf.detach() for n, leaf in zip(self.names, self.leaves, strict=True)}
         flat |= {f"{CONSTANTS}{n}": weight.detach() for n, weight in self.program.constants.items()}
         flat |= {f"buffers/{n}": b for n, b in self.program.buffers.items()}
