@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -17,11 +17,28 @@ from numpyro.distributions import biject_to, constraints
 from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
-from ppl_gen.backends.jax.record import Observer, Recorder
+from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
 
 Array = Any
+
+
+def find_device(name: str) -> Any:
+    """The device of this name ("cpu:1"); None for the platform that JAX chooses by itself.
+
+    Raises:
+        RuntimeError: no such platform.
+        ValueError: no device of that number.
+    """
+    platform, _, number = name.partition(":")
+    if not number and platform == jax.default_backend():
+        return None
+    devices = jax.devices(platform)
+    if not (number or "0").isdigit() or int(number or 0) >= len(devices):
+        raise ValueError(number)
+    return devices[int(number or 0)]
 
 
 class Program:
@@ -32,6 +49,7 @@ class Program:
         buffers: state the program carries from run to run.
         constraints: name -> constraint of the parameter.
         statements: names that come from `param` statements (as against a registered network's).
+        compiled: functions of the program that were compiled, and what of its data they take as arguments.
     """
 
     def __init__(
@@ -44,7 +62,13 @@ class Program:
         self.statements: set[str] = set()
         self.row_plates: Collection[str] | None = ()
         self.open = True
+        self.compiled = Compiled()
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
+
+    def placed(self, tree: Any) -> Any:
+        """The same arrays on the program's device, where it is not JAX's own choice."""
+        place = find_device(self.device)
+        return tree if place is None else jax.device_put(tree, place)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
@@ -54,7 +78,12 @@ class Program:
         try:
             np.random.seed(self.seed if seed is None else seed)
             random.seed(self.seed if seed is None else seed)
-            with language.use(dialect, self.seed), numpyro.validation_enabled(False):
+            place = find_device(self.device)
+            with (
+                language.use(dialect, self.seed),
+                numpyro.validation_enabled(False),
+                nullcontext() if place is None else jax.default_device(place),
+            ):
                 yield
         finally:
             np.random.set_state(numpy_state)
@@ -95,7 +124,7 @@ class Program:
         guide: bool = True,
     ) -> Run:
         """Run the guide, then the model on its choices: a pure function."""
-        run = Run(buffers={name: dict(value) for name, value in buffers.items()})
+        run = Run(buffers=copy_tree(dict(buffers)))
         common: dict[str, Any] = {
             "run": run,
             "batch": batch,

@@ -50,7 +50,6 @@ class Recorder(Messenger):
     run: Run
     batch: Batch
     params: Any
-    buffers: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     cut: Collection[str] = ()
     row_plates: Collection[str] | None = ()
@@ -73,7 +72,8 @@ class Recorder(Messenger):
             else:  # a handler of the user's has given it
                 self._given.add(name)
         elif msg["type"] == "mutable":
-            msg["value"] = self.run.buffers.setdefault(name, _copy(self.buffers.get(name, msg["args"][0])))
+            known = self.run.buffers.get(name)
+            msg["value"] = copy_tree(msg["value"]) if known is None else known
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
             msg["value"] = self.fixed[PLATE + name]
         elif msg["type"] == "control_flow":
@@ -99,6 +99,8 @@ class Recorder(Messenger):
             self._sizes[name] = msg["args"][0]
             if msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
                 self.run.values[PLATE + name] = msg["value"]
+        elif msg["type"] == "mutable" and msg["value"] is not None:  # a network asks first whether there is any
+            self.run.buffers[name] = msg["value"]
         elif msg["type"] == "prng_key":
             self.run.noise = True
         elif msg["type"] == "deterministic":
@@ -186,8 +188,9 @@ def _log_prob(distribution: Any, msg: Any) -> Array:
     return jnp.asarray(distribution.log_prob(msg["value"]))
 
 
-def _copy(holder: Any) -> Any:
-    return dict(holder) if isinstance(holder, dict) else holder
+def copy_tree(holder: Any) -> Any:
+    """The same leaves in containers of their own, which the program may change in place."""
+    return jax.tree.map(lambda leaf: leaf, holder)
 
 
 class Weight(NamedTuple):
