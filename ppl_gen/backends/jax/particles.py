@@ -61,8 +61,10 @@ def _flatten(run: Run) -> tuple[list[Any], tuple[Any, ...]]:
 
 
 def _unflatten(keys: tuple[Any, ...], children: Sequence[Any]) -> Run:
-    named = zip(NAMES, keys, children, strict=True)
-    return Run(**{name: part if own is None else dict(zip(own, part, strict=True)) for name, own, part in named})
+    run = Run()
+    for name, own, part in zip(NAMES, keys, children, strict=True):
+        setattr(run, name, part if own is None else dict(zip(own, part, strict=True)))
+    return run
 
 
 def _carried(call: Callable[..., Any]) -> Partial:

@@ -86,9 +86,9 @@ def read(program: Program, batch: Batch) -> Facts:
     reached, eager = _reaches(program, batch, run, sites, poles, runs)
     for level in range(max(ARRAYS, program.compiled.level) + 1, NOTHING + 1) if eager else ():
         host = on_host(batch, level)  # it may be data that Python reads, and no latent
-        found, why = _reaches(program, host, run, sites, poles, runs)
+        other, why = _reaches(program, host, run, sites, poles, runs)
         if why is None:
-            reached, eager, batch, program.compiled.level = found, None, host, level
+            reached, eager, batch, program.compiled.level = other, None, host, level
             break
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     for number in range(MORE_RUNS if eager else 0):

@@ -269,10 +269,12 @@ class Trainer:
 
     def _loop_of(self, build: Build, key: Any, watchful: bool) -> Any:
         """The compiled loop for batches of this kind."""
-        return self._compiled.get(
-            ("loop", key, watchful),
-            lambda: lambda state, given, rows, n: self._many(build, state, given, rows, n, watchful),
-        )
+
+
+        def loop(state: State, given: list[Array], rows: Any, count: Array) -> tuple[State, Array, Array]:
+            return self._many(build, state, given, rows, count, watchful)
+
+        return self._compiled.get(("loop", key, watchful), lambda: loop)
 
     def _many(
         self, build: Build, state: State, arrays: Any, rows: Any, count: Array, watchful: bool
