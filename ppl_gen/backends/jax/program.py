@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import handlers
+from numpyro.contrib.module import ParamShape
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen import language
@@ -63,6 +64,7 @@ class Program:
         self.row_plates: Collection[str] | None = ()
         self.open = True
         self.compiled = Compiled()
+        self._replaced: dict[str, Array] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
     def placed(self, tree: Any) -> Any:
@@ -94,6 +96,15 @@ class Program:
         values = self.params if params is None else params
         return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
 
+    def settle(self, table: _Table) -> None:
+        """After the first run: no more parameters; those that `random_flax_module` made sample sites are none."""
+        self.open = False
+        for name, tree in table.seen:
+            leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, ParamShape))
+            for leaf_name, leaf in zip(self._trees[name][0], leaves, strict=True):
+                if isinstance(leaf, ParamShape) and leaf_name in self.params:
+                    self._replaced[leaf_name] = self.params.pop(leaf_name)
+
     def module(self, name: str, params: Mapping[str, Array]) -> Any:
         """The trained parameter tree of the network registered under `name`."""
         key = f"{name}$params" if f"{name}$params" in self._trees else name
@@ -122,13 +133,15 @@ class Program:
         observer: Observer | None = None,
         predictive: bool = False,
         guide: bool = True,
+        first: bool = False,
     ) -> Run:
-        """Run the guide, then the model on its choices: a pure function."""
+        """Run the guide, then the model on its choices: a pure function, but for the `first`, which meets the parameters."""
         run = Run(buffers=copy_tree(dict(buffers)))
+        table = _Table(self, dict(params))
         common: dict[str, Any] = {
             "run": run,
             "batch": batch,
-            "params": _Table(self, dict(params)),
+            "params": table,
             "cut": cut,
             "row_plates": self.row_plates,
             "observer": observer,
@@ -143,6 +156,8 @@ class Program:
             replay = {**(fixed or {}), **run.values}
             with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
                 self.model(*batch.args, **batch.kwargs)
+        if first:
+            self.settle(table)
         return run
 
     def dream(
@@ -170,6 +185,7 @@ class _Table:
 
     def __init__(self, program: Program, params: dict[str, Array]) -> None:
         self.program, self.params = program, params
+        self.seen: list[tuple[str, Any]] = []  # trees of new parameters, which a random module changes in place
 
     def value(self, name: str) -> Any:
         """The parameter in the program's space; None where it is not known yet."""
@@ -180,8 +196,8 @@ class _Table:
         return jax.tree.unflatten(tree, transformed)
 
     def _constrained(self, name: str) -> Array:
-        constraint = self.program.constraints[name]
-        return self.params[name] if constraint is constraints.real else biject_to(constraint)(self.params[name])
+        constraint, value = self.program.constraints[name], self.params.get(name, self.program._replaced.get(name))
+        return value if constraint is constraints.real else biject_to(constraint)(value)
 
     def meet(self, msg: Any) -> Any:
         """Take a new parameter's initial value; known ones pass."""
@@ -201,7 +217,9 @@ class _Table:
             self._start(leaf_name, leaf, constraint)
         if len(paths) == 1 and not paths[0][0] and not name.endswith("$params"):
             self.program.statements.add(name)
-        return self.value(name)
+        value = self.value(name)
+        self.seen += [(name, msg["value"]), (name, value)]
+        return value
 
     def _start(self, name: str, leaf: Any, constraint: Any) -> None:
         value = jnp.asarray(leaf)

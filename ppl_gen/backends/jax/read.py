@@ -72,9 +72,8 @@ def read(program: Program, batch: Batch) -> Facts:
                 poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
     with numpyro.validation_enabled(True):
-        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
+        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
     run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
-    program.open = False
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
     for name, prior in priors.items():
