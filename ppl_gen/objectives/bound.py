@@ -86,10 +86,26 @@ class Particles:
         """Draw."""
         self.cut = [name for name, row in self.plan.rows.items() if row.estimator.cuts]
         self.runs = []
-        for k in range(len(self.keys)):
-            self.runs.append(self.run(self._fresh(k), {**self.fixed, **self._rows()}, self.cut))
-            check_same(self.plan.facts.sites, self.runs[-1].terms)
+        if self.objective.same_rows and self.plan.facts.subsampled:  # the first says which rows all see
+            self.keys[:1], self.runs = self._draw(self.keys[:1])
+        rest = self.keys[len(self.runs) :]
+        if rest:
+            self.keys[len(self.runs) :], more = self._draw(rest)
+            self.runs += more
+        for run in self.runs:
+            check_same(self.plan.facts.sites, run.terms)
         self.costs = [self.weighted(run) for run in self.runs]
+
+    def _draw(self, keys: list[Any]) -> tuple[list[Any], list[Run]]:
+        """(keys not used yet, a run each): one batch of runs where the backend can."""
+        fixed = {**self.fixed, **self._rows()}
+
+        def one(key: Any) -> tuple[Any, Run]:
+            key, now = self.xp.split_key(key, 2)
+            return key, self.run(now, fixed, self.cut)
+
+        pairs = self.xp.each(one, keys)
+        return [key for key, _ in pairs], [run for _, run in pairs]
 
     def _rows(self) -> Mapping[str, Any]:
         """The first particle's subsample, where the others are to see it too."""

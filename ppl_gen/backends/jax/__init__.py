@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,9 @@ from numpyro.primitives import Messenger
 
 from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.compiled import LEAVES_TRACER, Same
 from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
-from ppl_gen.backends.jax.program import Program
+from ppl_gen.backends.jax.program import Program, find_device
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.read import relabelled as _relabelled
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
@@ -68,25 +69,32 @@ def resolve_device(device: str) -> str:
     Raises:
         ValueError: a device that is not there.
     """
-    platform = jax.default_backend()
     if device == "auto":
-        return platform
-    wanted = {"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0])
+        return jax.default_backend()
+    platform, colon, number = device.partition(":")
+    wanted = {"cuda": "gpu"}.get(platform, platform) + colon + number
     try:
-        jax.devices(wanted)
-    except RuntimeError:
+        find_device(wanted)
+    except (RuntimeError, ValueError):
+        known = sorted({f"{d.platform}:{i}" for p in _platforms() for i, d in enumerate(jax.devices(p))})
         raise ValueError(
-            f"device: expected one of {sorted({d.platform for d in jax.devices()} | {'cpu'})} or 'auto'; got {device!r}, "
-            "which JAX does not see here."
+            f"device: expected 'auto' or one of {', '.join(known)}; got {device!r}, which JAX does not see here. Name one of these."
         ) from None
     return wanted
 
 
+def _platforms() -> set[str]:
+    return {d.platform for d in jax.devices()} | {"cpu"}
+
+
 def array(value: Any, device: str = "cpu") -> Any:
-    """Arrays, of torch too, as JAX arrays of the default float or integer type; all else as it is."""
+    """Arrays, of torch too, as JAX arrays of the default float or integer type on the device; all else as it is."""
     foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
     values = np.asarray(value) if foreign else None
-    return value if values is None or values.dtype.kind not in "fiub" else jnp.asarray(values)
+    place = find_device(device)
+    if values is None or values.dtype.kind not in "fiub":
+        return jax.device_put(value, place) if place is not None and isinstance(value, jax.Array) else value
+    return jnp.asarray(values) if place is None else jax.device_put(jnp.asarray(values), place)
 
 
 def to_numpy(value: Any) -> Any:
@@ -124,7 +132,7 @@ def draw(
     """Independent runs of the trained program, as NumPy: values, terms and records."""
     program, (params, buffers) = prepared.program, state
 
-    def once(key: Any) -> Any:
+    def once(batch: Batch, params: Any, buffers: Any, key: Any) -> Any:
         run = program.run(params, buffers, key, batch, guide=guide, predictive=predictive)
         if guide and not predictive:
 
@@ -134,10 +142,20 @@ def draw(
             run = sum_out(xp, prepared.plan.facts, run, again)
         return {"values": run.values, "terms": run.terms, "records": run.records}
 
-    call = once if prepared.plan.facts.eager or num_samples == 1 else jax.jit(once)
+    name = ("draw", guide, predictive, Same(prepared.plan))
     with prepared.session(seed, train=False):
         for key in jax.random.split(jax.random.key(seed), num_samples):
-            yield {part: {k: np.asarray(v) for k, v in found.items()} for part, found in call(key).items()}
+            given = (batch, params, buffers, key)
+            found = once(*given) if prepared.plan.facts.eager else _drawn(program, name, once, given)
+            yield {part: {k: np.asarray(v) for k, v in found[part].items()} for part in found}
+
+
+def _drawn(program: Program, name: Hashable, once: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    """One draw, by what was compiled for an earlier one where there is any."""
+    try:
+        return program.compiled.call(name, once, *given)
+    except LEAVES_TRACER:
+        return once(*given)
 
 
 def relabelled(prepared: Any, state: Any, batch: Batch) -> Facts:
@@ -156,14 +174,20 @@ def is_finite(program: Program, batch: Batch) -> bool:
 def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
     params, _ = state
-    jitted = jax.jit(lambda *args: prepared.program.apply(params, function, *args))
+    program = prepared.program
+    owner, text = getattr(function, "__self__", None), getattr(function, "__func__", function)
+
+    def compiled(params: Any, *args: Any) -> Any:
+        return program.compiled.get(
+            ("host", Same(owner, text)), lambda: lambda params, *args: program.apply(params, function, *args)
+        )(params, *args)
 
     def call(*args: np.ndarray) -> np.ndarray:
         rows = args[0].shape[0]
         padded = 1 << max(0, rows - 1).bit_length()  # few shapes, few compilations
         wide = [np.concatenate([a, np.repeat(a[:1], padded - rows, axis=0)]) for a in args]
         with prepared.session():
-            return np.asarray(jitted(*(jnp.asarray(a) for a in wide)))[:rows]
+            return np.asarray(compiled(params, *(jnp.asarray(a) for a in wide)))[:rows]
 
     return call
 

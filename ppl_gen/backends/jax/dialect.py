@@ -12,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 
+from ppl_gen.backends.jax.particles import each
 from ppl_gen.backends.namespace import Namespace
 
 Array = Any
@@ -29,6 +30,7 @@ def _value_and_slope(function: Callable[[Array], tuple[Array, Array]], at: Array
 
 xp = Namespace(
     jnp,
+    each=each,
     softplus=jax.nn.softplus,
     sigmoid=jax.nn.sigmoid,
     relu=jax.nn.relu,
@@ -48,6 +50,7 @@ xp = Namespace(
     value_and_slope=_value_and_slope,
     random=Namespace(None, uniform=_noise(jax.random.uniform), normal=_noise(jax.random.normal)),
 )
+one_by_one = Namespace(xp, each=lambda function, keys: [function(key) for key in keys])  # values can be looked at
 
 
 def sample(name: str, distribution: Any, obs: Array | None, infer: Mapping[str, Any] | None) -> Array:

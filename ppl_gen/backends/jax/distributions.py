@@ -99,7 +99,7 @@ def features(distribution: Any) -> Array | None:
         if value is None or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             continue
         value = jax.lax.stop_gradient(jnp.asarray(value))
-        num_event = getattr(constraint, "event_dim", 0)
+        num_event = _event_dim(constraint, base, value)
         event = value.shape[value.ndim - num_event :]
         full = jnp.broadcast_shapes(tuple(base.batch_shape), value.shape[: value.ndim - num_event])
         if full[: len(batch)] != batch:
@@ -108,6 +108,14 @@ def features(distribution: Any) -> Array | None:
             value, full = value.reshape(event), batch
         parts.append(jnp.broadcast_to(value, full + event).reshape(batch + (-1,)))
     return jnp.concatenate(parts, -1) if parts else None
+
+
+def _event_dim(constraint: Any, base: Any, value: Array) -> int:
+    """Trailing dimensions of one parameter that belong to a single element of the batch."""
+    try:
+        return int(getattr(constraint, "event_dim", 0))
+    except NotImplementedError:  # a Delta's value, say, whose constraint depends on the distribution's other parameters
+        return min(len(base.event_shape), value.ndim)
 
 
 def log_masses(distribution: Any) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from numpyro.optim import Minimize, _NumPyroOptim
 
@@ -73,6 +74,10 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
     """
     first, second, small = 0.9, 0.999, 1e-8
 
+    def init(params: Any) -> optax.ScaleByAdamState:
+        mu, nu = (jax.tree.map(lambda p: jnp.asarray(np.zeros(p.shape, p.dtype)), params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.asarray(np.zeros((), np.int32)), mu, nu)
+
     def update(gradient: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
         del params
         count = optax.safe_increment(state.count)
@@ -82,4 +87,4 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
         updates = jax.tree.map(lambda m, v: (m * of_mu) / (jnp.sqrt(v * of_nu) + small), mu, nu)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
-    return optax.GradientTransformation(optax.scale_by_adam(first, second, small).init, update)
+    return optax.GradientTransformation(init, update)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -12,17 +12,35 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import handlers
+from numpyro.contrib.module import ParamShape
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
-from ppl_gen.backends.jax.record import Observer, Recorder
+from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
 
 Array = Any
+
+
+def find_device(name: str) -> Any:
+    """The device of this name ("cpu:1"); None for the platform that JAX chooses by itself.
+
+    Raises:
+        RuntimeError: no such platform.
+        ValueError: no device of that number.
+    """
+    platform, _, number = name.partition(":")
+    if not number and platform == jax.default_backend():
+        return None
+    devices = jax.devices(platform)
+    if not (number or "0").isdigit() or int(number or 0) >= len(devices):
+        raise ValueError(number)
+    return devices[int(number or 0)]
 
 
 class Program:
@@ -33,6 +51,7 @@ class Program:
         buffers: state the program carries from run to run.
         constraints: name -> constraint of the parameter.
         statements: names that come from `param` statements (as against a registered network's).
+        compiled: functions of the program that were compiled, and what of its data they take as arguments.
     """
 
     def __init__(
@@ -46,7 +65,14 @@ class Program:
         self.row_plates: Collection[str] | None = ()
         self.open = True
         self.judging = False  # in evaluation
+        self.compiled = Compiled()
+        self._replaced: dict[str, Array] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
+
+    def placed(self, tree: Any) -> Any:
+        """The same arrays on the program's device, where it is not JAX's own choice."""
+        place = find_device(self.device)
+        return tree if place is None else jax.device_put(tree, place)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
@@ -57,7 +83,12 @@ class Program:
                 self.judging = not train
                 np.random.seed(self.seed if seed is None else seed)
                 random.seed(self.seed if seed is None else seed)
-                with language.use(dialect, self.seed), numpyro.validation_enabled(False):
+                place = find_device(self.device)
+                with (
+                    language.use(dialect, self.seed),
+                    numpyro.validation_enabled(False),
+                    nullcontext() if place is None else jax.default_device(place),
+                ):
                     yield
             finally:
                 self.judging = judging
@@ -68,6 +99,15 @@ class Program:
         """Parameters in the space the program sees them, as NumPy arrays."""
         values = self.params if params is None else params
         return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
+
+    def settle(self, table: _Table) -> None:
+        """After the first run: no more parameters; those that `random_flax_module` made sample sites are none."""
+        self.open = False
+        for name, tree in table.seen:
+            leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, ParamShape))
+            for leaf_name, leaf in zip(self._trees[name][0], leaves, strict=True):
+                if isinstance(leaf, ParamShape) and leaf_name in self.params:
+                    self._replaced[leaf_name] = self.params.pop(leaf_name)
 
     def module(self, name: str, params: Mapping[str, Array]) -> Any:
         """The trained parameter tree of the network registered under `name`."""
@@ -108,13 +148,15 @@ class Program:
         observer: Observer | None = None,
         predictive: bool = False,
         guide: bool = True,
+        first: bool = False,
     ) -> Run:
-        """Run the guide, then the model on its choices: a pure function."""
-        run = Run(buffers={name: dict(value) for name, value in buffers.items()})
+        """Run the guide, then the model on its choices: a pure function, but for the `first`, which meets the parameters."""
+        run = Run(buffers=copy_tree(dict(buffers)))
+        table = _Table(self, dict(params))
         common: dict[str, Any] = {
             "run": run,
             "batch": batch,
-            "params": _Table(self, dict(params)),
+            "params": table,
             "cut": cut,
             "row_plates": self.row_plates,
             "observer": observer,
@@ -130,6 +172,8 @@ class Program:
             replay = {**(fixed or {}), **run.values}
             with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
                 self.model(*batch.args, **batch.kwargs)
+        if first:
+            self.settle(table)
         return run
 
     def dream(
@@ -157,6 +201,7 @@ class _Table:
 
     def __init__(self, program: Program, params: dict[str, Array]) -> None:
         self.program, self.params = program, params
+        self.seen: list[tuple[str, Any]] = []  # trees of new parameters, which a random module changes in place
 
     def value(self, name: str) -> Any:
         """The parameter in the program's space; None where it is not known yet."""
@@ -167,8 +212,8 @@ class _Table:
         return jax.tree.unflatten(tree, transformed)
 
     def _constrained(self, name: str) -> Array:
-        constraint = self.program.constraints[name]
-        return self.params[name] if constraint is constraints.real else biject_to(constraint)(self.params[name])
+        constraint, value = self.program.constraints[name], self.params.get(name, self.program._replaced.get(name))
+        return value if constraint is constraints.real else biject_to(constraint)(value)
 
     def meet(self, msg: Any) -> Any:
         """Take a new parameter's initial value; known ones pass."""
@@ -188,7 +233,9 @@ class _Table:
             self._start(leaf_name, leaf, constraint)
         if len(paths) == 1 and not paths[0][0] and not name.endswith("$params"):
             self.program.statements.add(name)
-        return self.value(name)
+        value = self.value(name)
+        self.seen += [(name, msg["value"]), (name, value)]
+        return value
 
     def _start(self, name: str, leaf: Any, constraint: Any) -> None:
         value = jnp.asarray(leaf)

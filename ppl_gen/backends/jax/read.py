@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ import numpyro
 from numpyro.distributions import constraints
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, on_host, user_line
 from ppl_gen.backends.jax.distributions import (
     arrays,
     core,
@@ -40,7 +40,7 @@ from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run
 from ppl_gen.sums import is_summed
 
 Array = Any
-OPAQUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+OPAQUE = LEAVES_TRACER
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
@@ -79,9 +79,8 @@ def read(program: Program, batch: Batch) -> Facts:
                 poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
     with numpyro.validation_enabled(True):
-        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
+        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
     run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
-    program.open = False
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
     for name, prior in priors.items():
@@ -91,6 +90,12 @@ def read(program: Program, batch: Batch) -> Facts:
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
     reached, eager = _reaches(program, batch, run, sites, poles, runs)
+    for level in range(max(ARRAYS, program.compiled.level) + 1, NOTHING + 1) if eager else ():
+        host = on_host(batch, level)  # it may be data that Python reads, and no latent
+        other, why = _reaches(program, host, run, sites, poles, runs)
+        if why is None:
+            reached, eager, batch, program.compiled.level = other, None, host, level
+            break
     mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
@@ -256,7 +261,7 @@ def _reaches(
     try:
         return _traced(program, batch, run, sites, latents, poles, runs), None
     except OPAQUE as error:
-        return _anything_goes(program, sites), _user_line(error)
+        return _anything_goes(program, sites), user_line(error)
 
 
 def _traced(
@@ -337,12 +342,6 @@ def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site
         if site.role == "guide" and not site.observed:
             drawn[site.name] = Path(where)
     return result
-
-
-def _user_line(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    own = [f for f in frames if "/ppl_gen/" not in f.filename] or frames
-    return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
 
 
 def _mixes(

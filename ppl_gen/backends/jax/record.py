@@ -51,7 +51,6 @@ class Recorder(Messenger):
     run: Run
     batch: Batch
     params: Any
-    buffers: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     cut: Collection[str] = ()
     row_plates: Collection[str] | None = ()
@@ -75,7 +74,8 @@ class Recorder(Messenger):
             else:  # a handler of the user's has given it
                 self._given.add(name)
         elif msg["type"] == "mutable":
-            msg["value"] = self._buffer(name, msg["args"][0])
+            known = self.run.buffers.get(name)
+            msg["value"] = copy_tree(msg["value"]) if known is None else known
         elif msg["type"] == "plate" and PLATE + name in self.fixed:
             msg["value"] = self.fixed[PLATE + name]
         elif msg["type"] == "plate" and self._takes_rows(name, *msg["args"]):
@@ -110,21 +110,14 @@ class Recorder(Messenger):
             self._sizes[name] = msg["args"][0]
             if msg["args"][0] != msg["args"][1] and msg["args"][1] is not None:
                 self.run.values[PLATE + name] = msg["value"]
+        elif msg["type"] == "mutable" and msg["value"] is not None:  # a network asks first whether there is any
+            self.run.buffers[name] = msg["value"]
         elif msg["type"] == "prng_key":
             self.run.noise = True
         elif msg["type"] == "deterministic":
             self.run.records[name] = msg["value"]
         elif msg["type"] == "sample":
             self._sample(name, msg)
-
-    def _buffer(self, name: str, start: Any) -> Any:
-        """State that the program carries; None where it only asks whether there is any, as linen networks do."""
-        if name not in self.run.buffers:
-            value = _copy(self.buffers.get(name, start))
-            if value is None:
-                return None
-            self.run.buffers[name] = value
-        return self.run.buffers[name]
 
     def _check_flow(self, name: str, msg: Any) -> None:
         """Sites inside `scan` and `cond` come out once all is done: values go in beforehand, or not at all."""
@@ -210,8 +203,9 @@ def _log_prob(distribution: Any, msg: Any) -> Array:
     return jnp.asarray(distribution.log_prob(msg["value"]))
 
 
-def _copy(holder: Any) -> Any:
-    return dict(holder) if isinstance(holder, dict) else holder
+def copy_tree(holder: Any) -> Any:
+    """The same leaves in containers of their own, which the program may change in place."""
+    return jax.tree.map(lambda leaf: leaf, holder)
 
 
 class Weight(NamedTuple):

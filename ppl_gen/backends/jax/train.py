@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,17 @@ import optax
 
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax.compiled import (
+    ARRAYS,
+    LEAVES_TRACER,
+    NOTHING,
+    Compiled,
+    Same,
+    on_host,
+    shapes,
+    split_batch,
+    user_line,
+)
 from ppl_gen.backends.jax.distributions import core
 from ppl_gen.backends.jax.optimizers import adam, build
 from ppl_gen.backends.jax.program import Program
@@ -21,7 +32,6 @@ from ppl_gen.program import OWN, Batch
 Array = Any
 Build = Callable[[list[Array], Any], Batch]
 CHUNK = 100  # steps in one call of the compiled loop
-LEAVES_TRACER = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 
 
 class State(NamedTuple):
@@ -35,28 +45,10 @@ class State(NamedTuple):
     key: Array
 
 
-def split_batch(batch: Batch) -> tuple[list[Array], Callable[[list[Array]], Batch], Hashable]:
-    """(arrays, what rebuilds the batch from them, all else: what a compiled function has burnt in)."""
-    leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
-    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-    constants = tuple(None if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
-    arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
-
-    def join(arrays: list[Array]) -> Batch:
-        supply = iter(arrays)
-        full = [next(supply) if dynamic else c for c, dynamic in zip(constants, is_array, strict=True)]
-        args, kwargs, rows = jax.tree.unflatten(tree, full)
-        return Batch(args, kwargs, batch.scale, rows)
-
-    return arrays, join, (repr(constants), tree, batch.scale, *_shapes(arrays))
-
-
-def _shapes(arrays: list[Array]) -> list[tuple[Any, ...]]:
-    return [(a.shape, str(a.dtype)) for a in arrays]
-
-
-def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> Any:
-    """The objective on one batch: see `ppl_gen.objectives.Loss`."""
+def evaluate(
+    program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch, *, batched: bool = True
+) -> Any:
+    """The objective on one batch: see `ppl_gen.objectives.Loss`; `batched`: particles are run as one batch."""
 
     def run(key: Array, fixed: Any, cut: Any, *, frozen: bool = False, guide: bool = True, dream: bool = False) -> Any:
         params = jax.lax.stop_gradient(state.params) if frozen else state.params
@@ -67,14 +59,18 @@ def evaluate(program: Program, objective: Any, plan: Any, state: State, key: Arr
         return program.run(params, state.buffers, key, given, fixed, cut, guide=guide)
 
     keys = list(jax.random.split(key, plan.num_particles))
-    return objective(dialect.xp, run, keys, plan, state.weights, state.averages)
+    xp = dialect.xp if batched and not plan.facts.eager else dialect.one_by_one
+    return objective(xp, run, keys, plan, state.weights, state.averages)
 
 
-def gradients(program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch) -> tuple[Any, Any]:
+def gradients(
+    program: Program, objective: Any, plan: Any, state: State, key: Array, batch: Batch, *, batched: bool = True
+) -> tuple[Any, Any]:
     """((gradient of params, gradient of weights), loss)."""
 
     def surrogate(params: Any, weights: Any) -> tuple[Array, Any]:
-        loss = evaluate(program, objective, plan, state._replace(params=params, weights=weights), key, batch)
+        now = state._replace(params=params, weights=weights)
+        loss = evaluate(program, objective, plan, now, key, batch, batched=batched)
         return loss.surrogate, (loss.value, loss.averages, loss.buffers)
 
     return jax.grad(surrogate, argnums=(0, 1), has_aux=True)(state.params, state.weights)
@@ -90,42 +86,66 @@ def sample_gradients(
 ) -> dict[str, np.ndarray]:
     """Independent single-step gradient estimates: name -> (num_samples, *shape)."""
     state = State(program.params, program.buffers, tree_of(start[0]), tree_of(start[1]), None, None)
-    given, join, _ = split_batch(batch)
-
-    def one(key: Array) -> Any:
-        return gradients(program, objective, plan, state, key, join(given))[0][0]
-
     keys = jax.random.split(jax.random.key(seed), num_samples)
     with program.session(seed):
-        try:
-            if plan.facts.eager:
-                return {n: np.stack([np.asarray(g[n]) for g in map(one, keys)]) for n in program.params}
-            empty = {name for name, value in program.params.items() if not value.size}  # which a batched map divides by
-
-            def filled(key: Array) -> Any:
-                return {name: g for name, g in one(key).items() if name not in empty}
-
+        if not plan.facts.eager:
             try:
-                found = _map(filled, keys, min(num_samples, 1000))
-            except NotImplementedError:  # a callback to the host that cannot be batched
-                found = _map(filled, keys, None)
-            draws = {name: np.array(g) for name, g in found.items()}
-            return draws | {name: np.zeros((num_samples, *program.params[name].shape), np.float32) for name in empty}
+                return _sampled(program, objective, plan, strong(state), batch, keys)
+            except LEAVES_TRACER:  # data that are read on the host: one by one
+                pass
+        try:
+            each = [gradients(program, objective, plan, state, key, batch, batched=False)[0][0] for key in keys]
         except LEAVES_TRACER as error:
             raise refusal(plan, error) from error
+        return {n: np.stack([np.asarray(g[n]) for g in each]) for n in program.params}
 
 
-def _map(function: Any, keys: Array, batch_size: int | None) -> Any:
-    return jax.jit(lambda keys: jax.lax.map(function, keys, batch_size=batch_size))(keys)
+def _sampled(
+    program: Program, objective: Any, plan: Any, state: State, batch: Batch, keys: Array
+) -> dict[str, np.ndarray]:
+    """The same by one compiled function."""
+    empty = {name for name, value in program.params.items() if not value.size}  # which a batched map divides by
+    count = len(keys)
+
+    def mapped(batch_size: int | None) -> Any:
+        def every(batch: Batch, state: State, keys: Array) -> Any:
+            def one(key: Array) -> Any:
+                found = gradients(program, objective, plan, state, key, batch)[0][0]
+                return {name: g for name, g in found.items() if name not in empty}
+
+            return jax.lax.map(one, keys, batch_size=batch_size)
+
+        name = ("gradients", Same(objective, plan), count, batch_size)
+        return program.compiled.call(name, every, batch, state, keys)
+
+    try:
+        found = mapped(min(count, 1000))
+    except NotImplementedError:  # a callback to the host that cannot be batched
+        found = mapped(None)
+    draws = {name: np.array(g) for name, g in found.items()}
+    return draws | {name: np.zeros((count, *program.params[name].shape), np.float32) for name in empty}
 
 
 def refusal(plan: Any, error: BaseException) -> ProgramError:
     """What cannot even run un-jitted under differentiation."""
     names = ", ".join(f"'{name}'" for name in plan)
     return ProgramError(
-        f"site {names}: expected values that stay in JAX; got a conversion to NumPy at {plan.facts.eager}. "
+        f"site {names}: expected values that stay in JAX; got a conversion to NumPy at {plan.facts.eager or user_line(error)}. "
         "Use jax.numpy, or jax.pure_callback for what only NumPy can do."
     )
+
+
+def strong(tree: Any) -> Any:
+    """The same arrays without weak types, which would compile a function of them anew."""
+    return jax.tree.map(_strong, tree)
+
+
+def _strong(leaf: Any) -> Array:
+    if isinstance(leaf, jax.core.Tracer):
+        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if key else jax.lax.convert_element_type(leaf, leaf.dtype)
+    weak = getattr(leaf, "weak_type", not isinstance(leaf, jax.Array))
+    return jnp.asarray(np.asarray(leaf, dtype=jnp.result_type(leaf))) if weak else leaf
 
 
 class Trainer:
@@ -170,11 +190,11 @@ class Trainer:
         self.watchful = optimizer is not None
         weights = tree_of(start[0])
         moments = (self.transform.init(program.params), self.own.init(weights))
-        buffers = jax.tree.map(jnp.asarray, program.buffers)
         key = jax.random.key(program.seed)
-        self.values = State(dict(program.params), buffers, weights, tree_of(start[1]), moments, key)
+        start_state = State(dict(program.params), program.buffers, weights, tree_of(start[1]), moments, key)
+        self.values: State = program.placed(strong(start_state))
         self.jitted = compile is not False and not plan.facts.eager
-        self._loops: dict[Any, Any] = {}
+        self._compiled = Compiled(program.compiled.level)
 
     def steps(self, source: Any, first: int, count: int, halt: Callable[[], bool] = lambda: False) -> np.ndarray:
         """Take the steps `first`, ..., each on the source's batch of that number; losses in nats, (steps taken,).
@@ -208,7 +228,7 @@ class Trainer:
 
     def _chunk(self, source: Any, first: int, count: int, arrays: Any, rows: Any) -> list[Any]:
         """The rows of as many next steps as have the same arrays and batch length."""
-        if not self.jitted or type(source).__name__ == "Stream":
+        if not self.jitted or _flows(source):
             return [rows]
         following = [source.rows(first + i) for i in range(count)]
         lengths = [None if r is None else len(r) for r in following]
@@ -216,37 +236,59 @@ class Trainer:
         return following[:same]
 
     def _loop(self, source: Any, arrays: Any, chunk: list[Any]) -> tuple[State, np.ndarray, int]:
+        while self.jitted:
+            try:
+                return self._quickly(source, arrays, chunk)
+            except LEAVES_TRACER as error:
+                self._give_way(source, chunk, error)
         try:
-            if not self.jitted:
-                values, loss, finite = self._advance(self.values, source.build(arrays, chunk[0]))
-                good = bool(finite)
-                return (values if good else self.values), np.array([float(loss)]), int(good)
-            if chunk[0] is None:  # whole batches, which may differ in whatever they hold
-                rows, (arrays, join, key) = None, split_batch(source.build(arrays, None))
-                build: Build = lambda given, _: join(given)  # noqa: E731
-            else:  # rows of one table
-                rows, build = np.zeros((CHUNK, len(chunk[0])), dtype=np.int32), source.build
-                key = (rows.shape, *_shapes(arrays))
-                for i, one in enumerate(chunk):
-                    rows[i] = one
-            quick = self._compiled(build, key, self.watchful)
-            values, losses, good = quick(self.values, arrays, rows, len(chunk))
-            if int(good) < len(chunk):  # go back, and only as far as all was well
-                careful = self._compiled(build, key, True)
-                _, losses, good = careful(self.values, arrays, rows, len(chunk))
-                values, _, _ = careful(self.values, arrays, rows, int(good))
-            return values, np.asarray(losses), int(good)
+            values, loss, finite = self._advance(self.values, source.build(arrays, chunk[0]))
         except LEAVES_TRACER as error:
             raise refusal(self.plan, error) from error
+        good = bool(finite)
+        return (values if good else self.values), np.array([float(loss)]), int(good)
 
-    def _compiled(self, build: Build, key: Hashable, watchful: bool) -> Any:
+    def _give_way(self, source: Any, chunk: list[Any], error: BaseException) -> None:
+        """Let Python read more of the data; where they change from step to step, take the steps un-jitted.
+
+        Raises:
+            ProgramError: data are constants already, and still a value leaves JAX.
+        """
+        changing = chunk[0] is not None or _flows(source)
+        self._compiled.level = max(self._compiled.level, 0 if _flows(source) else ARRAYS) + 1
+        if self._compiled.level > (ARRAYS if _flows(source) else NOTHING):
+            if not changing:
+                raise refusal(self.plan, error) from error
+            self.jitted = False
+            self.how = f"un-jitted, as data that change from step to step are read on the host at {user_line(error)}"
+
+    def _quickly(self, source: Any, arrays: Any, chunk: list[Any]) -> tuple[State, np.ndarray, int]:
+        """The chunk's steps, or the first of them, in the compiled loop."""
+        level = self._compiled.level
+        if chunk[0] is None:  # whole batches, which may differ in whatever they hold
+            start = level if _flows(source) else max(level, ARRAYS)  # a table's plain numbers stay what they are
+            rows, (given, join, key) = None, split_batch(source.build(arrays, None), start)
+            build: Build = lambda given, _: join(given)  # noqa: E731
+        else:  # rows of one table
+            rows, given = np.zeros((CHUNK, len(chunk[0])), dtype=np.int32), arrays
+            build = lambda given, rows: on_host(source.build(given, rows), level)  # noqa: E731
+            key = (level, rows.shape, *shapes(given))
+            for i, one in enumerate(chunk):
+                rows[i] = one
+        quick = self._loop_of(build, key, self.watchful)
+        values, losses, good = quick(self.values, given, rows, len(chunk))
+        if int(good) < len(chunk):  # go back, and only as far as all was well
+            careful = self._loop_of(build, key, True)
+            _, losses, good = careful(self.values, given, rows, len(chunk))
+            values, _, _ = careful(self.values, given, rows, int(good))
+        return values, np.asarray(losses), int(good)
+
+    def _loop_of(self, build: Build, key: Any, watchful: bool) -> Any:
         """The compiled loop for batches of this kind."""
-        key = (key, watchful)
-        if key not in self._loops:
-            self._loops[key] = jax.jit(
-                lambda state, arrays, rows, n: self._many(build, state, arrays, rows, n, watchful)
-            )
-        return self._loops[key]
+        def loop(state: State, given: list[Array], rows: Any, count: Array) -> tuple[State, Array, Array]:
+            return self._many(build, state, given, rows, count, watchful)
+
+        return self._compiled.get(("loop", key, watchful), lambda: loop)
 
     def _many(
         self, build: Build, state: State, arrays: Any, rows: Any, count: Array, watchful: bool
@@ -265,13 +307,14 @@ class Trainer:
         state, losses, good = jax.lax.fori_loop(0, count, body, start)
         if not watchful:
             good = jnp.where(all_finite([losses, *state.params.values(), *_own(state)]), count, 0)
-        return state, losses, good
+        return strong(state), losses, good
 
     def _advance(self, state: State, batch: Batch) -> tuple[State, Array, Array]:
         key, now = jax.random.split(state.key)
         (of_params, of_weights), (loss, averages, buffers) = gradients(
-            self.program, self.objective, self.plan, state, now, batch
+            self.program, self.objective, self.plan, state, now, batch, batched=self.jitted
         )
+        buffers = like_before(buffers, state.buffers)
         updates, moments = self.transform.update(of_params, state.moments[0], state.params, value=loss)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
         finite = all_finite([loss, *of_params.values(), *jax.tree.leaves((of_weights, averages))])
@@ -300,18 +343,18 @@ class Trainer:
     def loss(self, batch: Batch, draw: int = 0) -> float:
         """The objective's value on `batch`; one `draw` always means the same random numbers."""
         if not self.jitted:
-            return float(self._value(self.values, batch, draw))
-        given, join, key = split_batch(batch)
-        key = ("loss", key)
-        if key not in self._loops:
-            self._loops[key] = jax.jit(lambda state, given, draw: self._value(state, join(given), draw))
-        return float(self._loops[key](self.values, given, draw))
+            return float(self._value(batch, self.values, draw))
+        try:
+            return float(self._compiled.call("loss", self._value, batch, self.values, draw))
+        except LEAVES_TRACER:
+            return float(self._value(batch, self.values, draw))
 
-    def _value(self, state: State, batch: Batch, draw: Any) -> Array:
+    def _value(self, batch: Batch, state: State, draw: Any) -> Array:
         key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
         settled = state._replace(averages={name: own for name, own in state.averages.items() if name != OWN})
+        batched = self.jitted
         with self.program.session(train=False):
-            return evaluate(self.program, self.objective, self.plan, settled, key, batch).value
+            return evaluate(self.program, self.objective, self.plan, settled, key, batch, batched=batched).value
 
     def current_params(self) -> dict[str, Array]:
         """Parameter name -> unconstrained array."""
@@ -338,6 +381,31 @@ class Trainer:
         paths, tree = jax.tree_util.tree_flatten_with_path(self.values)
         leaves = [_like(leaf, flat[_path(path)]) for path, leaf in paths]
         self.values = jax.tree.unflatten(tree, leaves)
+
+
+def _flows(source: Any) -> bool:
+    """Whether batches come one by one, each with data of its own."""
+    return type(source).__name__ == "Stream"
+
+
+def like_before(buffers: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that the program itself carries on, as arrays of the types it had before.
+
+    Raises:
+        ProgramError: it is of another form, which no compiled loop can carry.
+    """
+    for name, old in before.items():
+        found, expected = jax.tree.map(_form, buffers[name]), jax.tree.map(_form, old)
+        if found != expected:
+            raise ProgramError(
+                f"mutable '{name}': expected state of one form at every step, {expected}; got {found}. Start it with arrays of the "
+                "shapes and types that it has later."
+            )
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), dict(buffers), dict(before))
+
+
+def _form(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
 
 
 def _path(path: Any) -> str:

@@ -52,6 +52,7 @@ xp = Namespace(
     astype=lambda x, dtype: x.to(dtype),
     uniform_like=lambda key, like: torch.rand_like(like).clamp_min(1e-7),
     split_key=lambda key, number: [None] * number,
+    each=lambda function, keys: [function(key) for key in keys],
     value_and_slope=_value_and_slope,
     random=Namespace(None, uniform=lambda shape: torch.rand(shape), normal=lambda shape: torch.randn(shape)),
 )
