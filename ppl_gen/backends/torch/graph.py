@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
@@ -82,6 +83,7 @@ _SMOOTH = frozenset([torch.cosine_similarity, torch.logdet, _T.logdet, torch.qua
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
 _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
@@ -102,12 +104,15 @@ class Tracker:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
         noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
         poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
+        words: which elements of plates reach what.
     """
 
     def __init__(self) -> None:
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.poles: dict[str, str] = {}
         self.noise: str | None = None
+        self.words = Words()
+        self._quiet = False  # a trusted density is worked out: only marks are followed
         self._escaped: Reach = {}
         self._live: set[str] = set()  # sources that require gradients
         self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
@@ -162,14 +167,26 @@ class Tracker:
             found = merge(*map(self._of, _tensors(values)), self._escaped)
             return {source: path for source, path in found.items() if source != NOISE}
 
+    @contextmanager
+    def only_marks(self) -> Iterator[None]:
+        """Inside, marks are followed, and nothing else is noted."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch function, having noted what its operations will not show."""
+        if self._quiet:
+            return func(*args, **kwargs)
         outer = self._func, self._subscript, self._trusted
         self._func, self._subscript = func, []
         self._trusted = func in _SMOOTH and torch.is_grad_enabled()
         try:
             if self._trusted:
                 self.poles = dict.fromkeys(merge(*map(self._of, _tensors((args, kwargs)))), _where(func)) | self.poles
+            places: list[Tensor] = []
             if func in _TO_HOST:
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
@@ -179,7 +196,14 @@ class Tracker:
             elif func in _SUBSCRIPT:
                 self._subscript = list(_tensors(args[1]))
                 self._read(_bounds(args[1]), func)
+                places = [t for t in self._subscript if not t.dim() and self._of(t)]
+                if places and func is _T.__getitem__ and all(t.dtype in _WHOLE for t in places):
+                    return _chosen(args[0], args[1])
+                if places:  # the host reads them, and the operation shows but one element
+                    self.words.smear(args[0], *places, *_tensors(args[2:]))
             out = func(*args, **kwargs)
+            if func is _T.__setitem__ and places:
+                self.words.smear(args[0], *places, *_tensors(args[2:]))
             if func in _HOOKS:  # what it makes of a gradient is what its author says
                 where = _where(func)
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
@@ -194,15 +218,21 @@ class Tracker:
         """Notes what the outputs of one aten operation carry, and the memory it wrote."""
         name = _name(func)
         self._compiled |= isinstance(func, torch._ops.HigherOrderOperator)
+        buffers = _running_statistics(name, args)
+        read = () if name in _SHAPE_ONLY else (args, kwargs)
+        inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
+        written = _written(func, args, kwargs)
+        if self.words.planes:
+            targets = [*(tensor for tensor, _ in written), *buffers]
+            self.words.operation(func, name, args, kwargs, inputs, list(_tensors(out)), targets)
+        if self._quiet:
+            return
         if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
             self._apart |= set(map(id, out))
             self._alive += out
         noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
         if noisy and self.noise is None:
             self.noise = _where(func)
-        buffers = _running_statistics(name, args)
-        read = () if name in _SHAPE_ONLY else (args, kwargs)
-        inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
         index = merge(*map(self._of, self._subscript))
         reaches = [self._of(tensor) for tensor in inputs]
         if not noisy and not (index or any(reaches)):
@@ -223,7 +253,6 @@ class Tracker:
         if stopped and not self._trusted:
             drawn = not torch.is_grad_enabled() and _is_sampling()
             reach = blocked({NOISE: Path()} | reach, _where("sample")) if drawn else blocked(reach, where)
-        written = _written(func, args, kwargs)
         for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
             self._write(tensor, reach if differentiable else blocked(reach, where), func)
         old = {_storage(tensor) for tensor in inputs}
@@ -324,6 +353,28 @@ def _bounds(subscript: object) -> list[object]:
     """The ends and steps of the slices in `x[subscript]`, which decide its shape."""
     items = subscript if isinstance(subscript, tuple) else (subscript,)
     return [end for item in items if isinstance(item, slice) for end in (item.start, item.stop, item.step)]
+
+
+def _chosen(tensor: Tensor, subscript: object) -> Tensor:
+    """`tensor[subscript]` where whole numbers without dimensions choose, as operations on tensors."""
+    keys = list(subscript) if isinstance(subscript, tuple) else [subscript]
+    keys = [key.reshape(1) if isinstance(key, Tensor) and not key.dim() else key for key in keys]
+    chosen = [key for key in keys if isinstance(key, Tensor)]
+    if len(chosen) == len(keys):
+        return tensor[tuple(keys)].squeeze(0)
+    place = next(i for i, key in enumerate(keys) if isinstance(key, Tensor))
+    others = [slice(None) if isinstance(key, Tensor) else key for key in keys]
+    if len(chosen) > 1 or any(isinstance(key, (bool, list)) for key in others):
+        return tensor[tuple(keys)].reshape(tensor[tuple(0 if isinstance(key, Tensor) else key for key in keys)].shape)
+    dim = _output_dim(others, place, tensor.dim())
+    return tensor[tuple(others)].index_select(dim, chosen[0]).squeeze(dim)
+
+
+def _output_dim(keys: list[Any], place: int, width: int) -> int:
+    """Which dimension of `x[keys]` the slice at `place` makes."""
+    used = sum(key is not None and key is not Ellipsis for key in keys)
+    sizes = [0 if isinstance(key, int) else width - used if key is Ellipsis else 1 for key in keys[:place]]
+    return sum(sizes)
 
 
 def _smooth(tensor: Tensor) -> bool:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.jumps import Slopes, free, with_jumps
-from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
     features,
     held_tensors,
@@ -25,17 +22,19 @@ from ppl_gen.backends.torch.distributions import (
     others,
     support,
     tensors,
-    unconstrained,
     unmasked,
+    untouched,
 )
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.program import Program, validation
-from ppl_gen.backends.torch.record import is_bookkeeping
+from ppl_gen.backends.torch.record import is_bookkeeping, unchecked
 from ppl_gen.errors import ProgramError
+from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
+MOST_APART = 64  # latents that get marks of their own where one of several mixes; beyond, all of them do
 
 
 def read(program: Program, batch: Batch) -> Facts:
@@ -149,14 +148,43 @@ def _kind(fn: Any) -> str:
     return type(core).__name__
 
 
-def _follow(program: Program, batch: Batch) -> Facts:
-    """The same run again, under the tracker."""
-    sites: dict[Term, Site] = {}
-    values: dict[str, tuple[Tensor, list[Tensor]]] = {}
-    spaces: dict[str, Any] = {}
-    priors: dict[str, Any] = {}
+@dataclass
+class _Traced:
+    """What one run under the tracker showed.
+
+    Attributes:
+        sites: term -> site.
+        values: latent, or site that is summed out -> (its value, other values of its support).
+        priors: latent -> the model's distribution of it.
+        strays: (key of marks, term, plate) where elements carry what other elements of the plate hold.
+        tracker: the tracker.
+        run: the run.
+    """
+
+    tracker: Tracker
+    sites: dict[Term, Site] = field(default_factory=dict)
+    values: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    priors: dict[str, Any] = field(default_factory=dict)
+    strays: set[tuple[Hashable, Term, str]] = field(default_factory=set)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def escaped(self) -> set[str]:
+        """What left the tensor world."""
+        return {source for sources, _ in self.tracker.escapes for source in sources}
+
+
+def _traced(program: Program, batch: Batch, apart: Collection[tuple[str, str]] = ()) -> _Traced:
+    """One run under the tracker.
+
+    Args:
+        program: the program.
+        batch: its arguments.
+        apart: (latent, plate) that get marks of their own; all others share those of their plate.
+    """
     labelled: dict[str, Tensor] = {}
     with Tracker() as tracker:
+        traced = _Traced(tracker)
 
         def param(msg: Any) -> Tensor:
             for name, leaf in program.params.items():
@@ -165,38 +193,71 @@ def _follow(program: Program, batch: Batch) -> Facts:
             return program._param(msg)
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            sites = traced.sites
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if (role == "guide" and not site.observed) or is_summed(site, sites):
-                values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
-                spaces[site.name] = unconstrained(msg["fn"])
-                msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
-            elif role == "model" and site.name in values:
-                priors[site.name] = unmasked(msg["fn"])
-                if sites["guide", site.name].is_point:  # which says nothing of what values there are
-                    spaces[site.name] = unconstrained(msg["fn"])
+                value = msg["value"]
+                traced.values[site.name] = (value, others(msg["fn"], value.detach()))
+                msg["value"] = tracker.source(site.name, _leaf(value, site))
+                _mark(tracker, msg["value"], site, apart)
+            elif role == "model" and site.name in traced.values:
+                traced.priors[site.name] = unmasked(msg["fn"])
                 if "Mixture" in site.distribution:  # whose components may end inside its support
-                    del priors[site.name]  # torch's own check asks for all components' supports
-                    tracker.poles.setdefault(site.name, f"the density of site '{site.name}' ({site.distribution})")
+                    del traced.priors[site.name]  # torch's own check asks for all components' supports
+            if plates:
+                found = tracker.words.strays(_weighed_density(msg, tracker), plates)
+                traced.strays |= {(key, site.term, plate) for key, plate in found}
 
-        run = program.run(batch, observer=look, param=param)
-        eager = next((where for sources, where in tracker.escapes if sources), None)
-        escaped = {source for sources, _ in tracker.escapes for source in sources}
+        traced.run = program.run(batch, observer=look, param=param)
+    return traced
+
+
+def _mark(tracker: Tracker, value: Tensor, site: Site, apart: Collection[tuple[str, str]]) -> None:
+    """Marks a latent's positions in all plates in which it has several."""
+    for plate, dim in site.plates.items():
+        if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1:
+            key = (site.name, plate) if (site.name, plate) in apart else plate
+            tracker.words.mark(value, key, plate, dim - len(site.event_shape))
+
+
+def _weighed_density(msg: Any, tracker: Tracker) -> list[Tensor]:
+    """A site's log density, and what it is scaled and masked by, as far as marks reach them; nothing else is noted."""
+    fn, value = msg["fn"], msg["value"]
+    inside = [*tensors(fn), *held_tensors(fn), *_tensors_of(value)]
+    if not tracker.words.reached([*inside, *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]):
+        return []
+    state = torch.random.get_rng_state()
+    try:
+        with tracker.only_marks(), torch.no_grad(), untouched(fn), unchecked(fn):
+            density = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+    except Exception:  # a density that cannot be worked out here: all its elements may depend on all that it holds
+        density = torch.empty(fn.batch_shape)
+        tracker.words.smear(density, *inside)
+    finally:
+        torch.random.set_rng_state(state)
+    return [*_tensors_of(density), *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]
+
+
+def _tensors_of(value: object) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _follow(program: Program, batch: Batch) -> Facts:
+    """The same run again, under the tracker."""
+    traced = _traced(program, batch)
+    sites, values = traced.sites, traced.values
     checks.check_match(sites)
-    for name, prior in priors.items():
+    for name, prior in traced.priors.items():
         where, drawn = (
             f"site '{name}' ({_kind(prior)})",
             [value.detach() for value in _draws(sites, name, *values[name])],
         )
         inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
         checks.check_proposal(where, inside, str(prior.support))
-    mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
-    facts = with_jumps(
-        Facts(sites, tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
-        tracker.poles,
-        lambda name: [
-            free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
-        ],
-        lambda name: _slopes(program, batch, values, run, name, spaces[name]),
+    eager = next((where for sources, where in traced.tracker.escapes if sources), None)
+    mixes = _mixes(program, batch, traced)
+    facts = Facts(
+        sites, tuple(program.params), mixes, eager, subsampled=traced.run.subsampled, noise=traced.tracker.noise
     )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
@@ -267,55 +328,27 @@ def _elementwise(fn: Any) -> bool:
     return not core.event_shape
 
 
-def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, list[Tensor]]], run: Run
-) -> Mixes:
-    """See `find_mixes`."""
-    indices = {name: value for name, value in run.values.items() if name not in values}
-
-    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
-        fixed: dict[str, Any] = {name: value.detach() for name, (value, _) in values.items()} | indices
-        fixed |= {name: torch.as_tensor(value, device=program.device) for name, value in changed.items()}
-        found: dict[Term, np.ndarray] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            log_prob = msg["fn"].log_prob(msg["value"])
-            weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
-            found[role, msg["name"]] = _array(torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))))
-
+def _mixes(program: Program, batch: Batch, traced: _Traced) -> Mixes:
+    """(latent, term, plate) where an element of the latent moves others of the term; by a second run where several may."""
+    sites = traced.sites
+    latents = {name: sites.get(("guide", name)) or sites["model", name] for name in traced.values}
+    escaped = {name: site for name, site in latents.items() if name in traced.escaped}
+    suspects = {
+        (term, plate): [n for n, site in latents.items() if plate in site.plates and n in sites[term].reach]
+        for _, term, plate in traced.strays
+    }
+    found = {(name, term, plate) for (term, plate), names in suspects.items() for name in names}
+    apart = {(name, plate) for (_, plate), names in suspects.items() if len(names) > 1 for name in names}
+    if apart and len(apart) <= MOST_APART:
         torch.manual_seed(program.seed)
-        with torch.no_grad():
-            program.run(batch, fixed, observer=look)
-        return found
-
-    arrays = {name: (_array(value), [_array(other) for other in more]) for name, (value, more) in values.items()}
-    return find_mixes(sites, arrays, densities)
-
-
-def _slopes(
-    program: Program, batch: Batch, values: dict[str, tuple[Tensor, list[Tensor]]], run: Run, name: str, space: Any
-) -> Slopes:
-    """See `find_jumps`; along a line in the space that `space` maps into the support."""
-    fixed: dict[str, Any] = {other: value.detach() for other, (value, _) in values.items()}
-    fixed |= {other: value for other, value in run.values.items() if other not in values}
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
-        found: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            density, slope = forward_ad.unpack_dual(msg["fn"].log_prob(msg["value"]))
-            found[role, msg["name"]] = _array(density), _array(torch.zeros_like(density) if slope is None else slope)
-
-        torch.manual_seed(program.seed)
-        low, high = (torch.as_tensor(value, device=program.device) for value in (start, end))
-        with torch.no_grad(), forward_ad.dual_level():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own, at the first dual number
-                place = forward_ad.make_dual(low.new_full((), t), low.new_ones(()))
-            program.run(batch, {**fixed, name: space(low + place * (high - low))}, observer=look)
-        return found
-
-    return slopes
+        again = _traced(program, batch, apart)
+        alone = {(key[0], term, plate) for key, term, plate in again.strays if isinstance(key, tuple)}
+        found = {
+            (name, term, plate)
+            for name, term, plate in found
+            if (name, plate) not in apart or len(suspects[term, plate]) == 1 or (name, term, plate) in alone
+        }
+    return frozenset(found) | mixes_all(sites, escaped)
 
 
 def _array(value: Tensor) -> np.ndarray:

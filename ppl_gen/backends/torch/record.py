@@ -105,7 +105,7 @@ class Recorder(Messenger):
             self._densities(name, msg, plates)
 
     def _densities(self, name: str, msg: Any, plates: dict[str, int]) -> None:
-        with _unchecked(msg["fn"]):
+        with unchecked(msg["fn"]):
             log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         scale, rows = msg["scale"], next((p for p in plates if p in (self.row_plates or ())), None)
         if self.batch.scale != 1.0 and (self.row_plates is None or rows):
@@ -165,7 +165,7 @@ def is_bookkeeping(msg: Any) -> bool:
 
 
 @contextmanager
-def _unchecked(distribution: Any) -> Iterator[None]:
+def unchecked(distribution: Any) -> Iterator[None]:
     """Without checks of values, which a distribution made outside of the program has been told to do."""
     checking = []
     while distribution is not None:
