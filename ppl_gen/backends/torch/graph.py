@@ -37,6 +37,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ppl_gen.backends.torch import host
+from ppl_gen.backends.torch.paths import Answers
+from ppl_gen.backends.torch.ranges import Ranges, hull, numbers
 from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
@@ -105,9 +108,16 @@ class Tracker:
         noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
         poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
         words: which elements of plates reach what.
+        ranges: between which bounds tensors lie.
+        read_at: where the host first read what a latent reaches; None if nowhere.
+        blind: likewise, of reads that could not be answered with all that could have been read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers | None = None) -> None:
+        self.answers = answers or Answers()
+        self.ranges = Ranges()
+        self.read_at: str | None = None
+        self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.poles: dict[str, str] = {}
         self.noise: str | None = None
@@ -187,6 +197,10 @@ class Tracker:
             if self._trusted:
                 self.poles = dict.fromkeys(merge(*map(self._of, _tensors((args, kwargs)))), _where(func)) | self.poles
             places: list[Tensor] = []
+            if func in host.ANSWERED and self._is_random(args[0]):
+                options = host.outcomes(func, args[0], self.ranges.of(args[0]))
+                if options is not None:
+                    return self._answer(func, args, kwargs, options)
             if func in _TO_HOST:
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
@@ -194,8 +208,8 @@ class Tracker:
             elif func in _FROM_LIST:
                 self._read([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)], func)
             elif func in _SUBSCRIPT:
+                args = (args[0], self._with_ends(args[1], func), *args[2:])
                 self._subscript = list(_tensors(args[1]))
-                self._read(_bounds(args[1]), func)
                 places = [t for t in self._subscript if not t.dim() and self._of(t)]
                 if places and func is _T.__getitem__ and all(t.dtype in _WHOLE for t in places):
                     return _chosen(args[0], args[1])
@@ -208,11 +222,42 @@ class Tracker:
                 where = _where(func)
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
                 self._escaped = merge(self._escaped, lost)
+            if func in _FROM_LIST and args and (known := numbers(args[0])):
+                self.ranges.set(out, hull(list(map(self.ranges.of, known))))
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
         finally:
             self._func, self._subscript, self._trusted = outer
+
+    def _is_random(self, tensor: Tensor) -> bool:
+        """Whether the host, reading this, learns of a latent's value, and is not only checking."""
+        latents = any(not source.startswith((PARAM, NOISE)) for source in self._of(tensor))
+        return latents and not (tensor.dtype == torch.bool and _is_checking())
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: list[object]) -> object:
+        """What the host is told, of all that it could have been."""
+        with self.only_marks():
+            own = func(*args, **kwargs)
+        if len(options) == 1:
+            return own  # it is certain
+        self._escape(merge(*map(self._of, _tensors(args))), func, answered=True)
+        tensor = args[0]
+        key = (id(tensor), tensor._version) if func not in host.COMPARED else (len(self.answers.told), func)
+        if func in host.LISTS and tensor.dim():
+            flat = [self.answers.answer((*key, i), v, options) for i, v in enumerate(_flat(own))]
+            return _nested(flat, tensor.shape)
+        kind = "yes" if func in host.YES_OR_NO else "value"
+        return self.answers.answer((kind, *key), own, options)
+
+    def _with_ends(self, subscript: object, func: Any) -> object:
+        """A subscript, the ends of its slices told to the host."""
+        if isinstance(subscript, tuple):
+            return tuple(self._with_ends(item, func) for item in subscript)
+        if not isinstance(subscript, slice):
+            return subscript
+        ends = (subscript.start, subscript.stop, subscript.step)
+        return slice(*(self.call(_T.__index__, (end,), {}) if isinstance(end, Tensor) else end for end in ends))
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Notes what the outputs of one aten operation carry, and the memory it wrote."""
@@ -308,7 +353,10 @@ class Tracker:
         if not (all(tensor.dtype == torch.bool for tensor in tensors) and _is_checking()):
             self._escape(merge(*map(self._of, tensors)), func)
 
-    def _escape(self, reach: Reach, func: Any) -> None:
+    def _escape(self, reach: Reach, func: Any, *, answered: bool = False) -> None:
+        if any(not source.startswith((PARAM, NOISE)) for source in reach):
+            self.read_at = self.read_at or _where(func)
+            self.blind = self.blind or (None if answered else _where(func))
         reach = {source: path for source, path in reach.items() if source != NOISE}
         event = frozenset(reach), _where(func) if reach else ""
         if reach and event not in self.escapes:
@@ -349,10 +397,16 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _bounds(subscript: object) -> list[object]:
-    """The ends and steps of the slices in `x[subscript]`, which decide its shape."""
-    items = subscript if isinstance(subscript, tuple) else (subscript,)
-    return [end for item in items if isinstance(item, slice) for end in (item.start, item.stop, item.step)]
+def _flat(value: Any) -> list[Any]:
+    return [inner for part in value for inner in _flat(part)] if isinstance(value, list) else [value]
+
+
+def _nested(flat: list[Any], shape: Sequence[int]) -> Any:
+    """The values as lists of lists of this shape."""
+    if not shape:
+        return flat[0]
+    size = len(flat) // shape[0] if shape[0] else 0
+    return [_nested(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
 
 
 def _chosen(tensor: Tensor, subscript: object) -> Tensor:

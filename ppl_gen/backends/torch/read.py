@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,10 +27,13 @@ from ppl_gen.backends.torch.distributions import (
     untouched,
 )
 from ppl_gen.backends.torch.graph import Tracker
+from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
+from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, unchecked
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
+from ppl_gen.outcomes import told, united, widened
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
@@ -157,34 +161,47 @@ class _Traced:
         values: latent, or site that is summed out -> (its value, other values of its support).
         priors: latent -> the model's distribution of it.
         strays: (key of marks, term, plate) where elements carry what other elements of the plate hold.
-        tracker: the tracker.
+        after: terms that stand after the host's first reading of a random value.
         run: the run.
+        told: what the host was told.
+        escapes: see `Tracker`.
+        noise: see `Tracker`.
+        read_at: see `Tracker`.
+        blind: see `Tracker`.
     """
 
-    tracker: Tracker
     sites: dict[Term, Site] = field(default_factory=dict)
     values: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
     priors: dict[str, Any] = field(default_factory=dict)
     strays: set[tuple[Hashable, Term, str]] = field(default_factory=set)
+    after: set[Term] = field(default_factory=set)
     run: Run = field(default_factory=Run)
+    told: Sequence[object] = ()
+    escapes: list[tuple[frozenset[str], str]] = field(default_factory=list)
+    noise: str | None = None
+    read_at: str | None = None
+    blind: str | None = None
 
     @property
-    def escaped(self) -> set[str]:
-        """What left the tensor world."""
-        return {source for sources, _ in self.tracker.escapes for source in sources}
+    def latents(self) -> dict[str, Site]:
+        """The choices of the guide, and those that are summed out."""
+        return {name: self.sites.get(("guide", name)) or self.sites["model", name] for name in self.values}
 
 
-def _traced(program: Program, batch: Batch, apart: Collection[tuple[str, str]] = ()) -> _Traced:
+def _traced(
+    program: Program, batch: Batch, answers: Answers | None = None, apart: Collection[tuple[str, str]] = ()
+) -> _Traced:
     """One run under the tracker.
 
     Args:
         program: the program.
         batch: its arguments.
+        answers: what the host is told of random values.
         apart: (latent, plate) that get marks of their own; all others share those of their plate.
     """
     labelled: dict[str, Tensor] = {}
-    with Tracker() as tracker:
-        traced = _Traced(tracker)
+    traced = _Traced()
+    with Tracker(answers) as tracker:
 
         def param(msg: Any) -> Tensor:
             for name, leaf in program.params.items():
@@ -194,11 +211,14 @@ def _traced(program: Program, batch: Batch, apart: Collection[tuple[str, str]] =
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
             sites = traced.sites
+            if tracker.read_at:
+                traced.after.add((role, msg["name"]))
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if (role == "guide" and not site.observed) or is_summed(site, sites):
                 value = msg["value"]
                 traced.values[site.name] = (value, others(msg["fn"], value.detach()))
                 msg["value"] = tracker.source(site.name, _leaf(value, site))
+                tracker.ranges.set(msg["value"], of_support(unmasked(msg["fn"]).support))
                 _mark(tracker, msg["value"], site, apart)
             elif role == "model" and site.name in traced.values:
                 traced.priors[site.name] = unmasked(msg["fn"])
@@ -209,6 +229,8 @@ def _traced(program: Program, batch: Batch, apart: Collection[tuple[str, str]] =
                 traced.strays |= {(key, site.term, plate) for key, plate in found}
 
         traced.run = program.run(batch, observer=look, param=param)
+    traced.told, traced.escapes, traced.noise = tracker.answers.told, tracker.escapes, tracker.noise
+    traced.read_at, traced.blind = tracker.read_at, tracker.blind
     return traced
 
 
@@ -243,24 +265,62 @@ def _tensors_of(value: object) -> list[Tensor]:
 
 
 def _follow(program: Program, batch: Batch) -> Facts:
-    """The same run again, under the tracker."""
-    traced = _traced(program, batch)
-    sites, values = traced.sites, traced.values
-    checks.check_match(sites)
-    for name, prior in traced.priors.items():
-        where, drawn = (
-            f"site '{name}' ({_kind(prior)})",
-            [value.detach() for value in _draws(sites, name, *values[name])],
-        )
-        inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
-        checks.check_proposal(where, inside, str(prior.support))
-    eager = next((where for sources, where in traced.tracker.escapes if sources), None)
-    mixes = _mixes(program, batch, traced)
+    """The same run again, under the tracker; once for each outcome of what the host reads of random values."""
+    state = _random_state()
+
+    def run(answers: Answers | None, apart: Collection[tuple[str, str]] = ()) -> _Traced:
+        _put_back(state)
+        return _traced(program, batch, answers, apart)
+
+    with program.discovering():
+        paths = follow(run, lambda traced: traced.blind is None)
+        first = paths.found[0]
+        checks.check_match(first.sites)
+        _check_proposals(first)
+        mixes = _mixes(first, lambda apart: run(Answers(first.told), apart))
+    for other in paths.found[1:]:
+        checks.check_same(first.sites, other.sites)
+        mixes |= _mixes(other)
+    sites = united([traced.sites for traced in paths.found])
+    after = frozenset().union(*(traced.after for traced in paths.found))
+    read = {source for traced in paths.found for sources, _ in traced.escapes for source in sources}
+    if paths.unfinished:
+        sites = widened(sites, after, first.latents, program.params, first.read_at or "")
+        read |= set(first.latents)
+    latents = {name: site for name, site in first.latents.items() if name in read}
+    mixes |= frozenset(mix for mix in mixes_all(sites, latents) if mix[1] in after)
+    eager = next((where for traced in paths.found for sources, where in traced.escapes if sources), None)
     facts = Facts(
-        sites, tuple(program.params), mixes, eager, subsampled=traced.run.subsampled, noise=traced.tracker.noise
+        sites,
+        tuple(program.params),
+        mixes,
+        eager,
+        subsampled=first.run.subsampled,
+        noise=next((traced.noise for traced in paths.found if traced.noise), None),
+        notes=told(first.read_at, paths.runs, paths.unfinished),
     )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
+
+
+def _check_proposals(traced: _Traced) -> None:
+    for name, prior in traced.priors.items():
+        where, drawn = (
+            f"site '{name}' ({_kind(prior)})",
+            [value.detach() for value in _draws(traced.sites, name, *traced.values[name])],
+        )
+        inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
+        checks.check_proposal(where, inside, str(prior.support))
+
+
+def _random_state() -> tuple[Any, ...]:
+    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _put_back(state: tuple[Any, ...]) -> None:
+    torch.random.set_rng_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])
 
 
 def _draws(sites: Mapping[Term, Site], name: str, value: Tensor, more: list[Tensor]) -> list[Tensor]:
@@ -328,27 +388,23 @@ def _elementwise(fn: Any) -> bool:
     return not core.event_shape
 
 
-def _mixes(program: Program, batch: Batch, traced: _Traced) -> Mixes:
-    """(latent, term, plate) where an element of the latent moves others of the term; by a second run where several may."""
-    sites = traced.sites
-    latents = {name: sites.get(("guide", name)) or sites["model", name] for name in traced.values}
-    escaped = {name: site for name, site in latents.items() if name in traced.escaped}
+def _mixes(traced: _Traced, again: Callable[[set[tuple[str, str]]], _Traced] | None = None) -> Mixes:
+    """(latent, term, plate) where an element of the latent moves others of the term.
+
+    Args:
+        traced: a run.
+        again: the same run, some latents having marks of their own; without it, all that may mix is said to.
+    """
     suspects = {
-        (term, plate): [n for n, site in latents.items() if plate in site.plates and n in sites[term].reach]
+        (term, plate): [n for n, s in traced.latents.items() if plate in s.plates and n in traced.sites[term].reach]
         for _, term, plate in traced.strays
     }
     found = {(name, term, plate) for (term, plate), names in suspects.items() for name in names}
     apart = {(name, plate) for (_, plate), names in suspects.items() if len(names) > 1 for name in names}
-    if apart and len(apart) <= MOST_APART:
-        torch.manual_seed(program.seed)
-        again = _traced(program, batch, apart)
-        alone = {(key[0], term, plate) for key, term, plate in again.strays if isinstance(key, tuple)}
-        found = {
-            (name, term, plate)
-            for name, term, plate in found
-            if (name, plate) not in apart or len(suspects[term, plate]) == 1 or (name, term, plate) in alone
-        }
-    return frozenset(found) | mixes_all(sites, escaped)
+    if again is not None and apart and len(apart) <= MOST_APART:
+        alone = {(key[0], term, plate) for key, term, plate in again(apart).strays if isinstance(key, tuple)}
+        found = {mix for mix in found if (mix[0], mix[2]) not in apart or mix in alone}
+    return frozenset(found)
 
 
 def _array(value: Tensor) -> np.ndarray:
