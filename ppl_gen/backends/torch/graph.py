@@ -15,7 +15,7 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
 
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
-* What may have a pole is noted; `ppl_gen.backends.jumps` looks whether there is a step.
+* An operation that is not listed in `ppl_gen.backends.torch.smooth`, or whose pole is not proved to be far, is a jump of latents.
 
 Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
 TorchScript, and extensions that touch memory without a registered operator.
@@ -37,8 +37,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppl_gen.backends.torch import host
+from ppl_gen.backends.torch import host, smooth
 from ppl_gen.backends.torch.paths import Answers
+from ppl_gen.backends.torch.pieces import Pieces
 from ppl_gen.backends.torch.ranges import Ranges, hull, numbers
 from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
@@ -68,11 +69,6 @@ _JUMPS = frozenset(
 _CUTS = frozenset("log log2 log10 log1p sqrt rsqrt pow asin acos atan asinh acosh atanh".split())
 # Results, by position, that are known only up to a sign, or are one.
 _AMBIGUOUS = {"_linalg_slogdet": (0,), "_linalg_eigh": (1,), "_linalg_svd": (0, 2)}
-# Functions with a pole, and which operand has it: a quotient may be a step there (z / |z|), which no slope shows.
-_POLES = {"div": 1, "addcdiv": 2, "reciprocal": 0, "rsqrt": 0, "pow": 0, "tan": 0} | dict.fromkeys(
-    ("log", "log2", "log10", "log1p", "native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm"),
-    0,
-)
 # Operations whose result has the operand's shape but none of its values.
 _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
@@ -82,7 +78,7 @@ _DETACH = frozenset([_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data
 # Functions that read their arguments only to refuse bad ones.
 _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
 # Differentiable functions that compare, or switch gradients off, inside.
-_SMOOTH = frozenset([torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile])
+_SMOOTH = frozenset([torch.quantile, _T.quantile, torch.nanquantile])
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
 _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
@@ -97,6 +93,17 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _TORCH, _PYRO = (os.path.dirname(str(package.__file__)) + os.sep for package in (torch, pyro))
 _PACKAGES = (_TORCH, _PYRO, os.path.dirname(os.path.dirname(_HERE)) + os.sep)
 _CHECKERS = (_TORCH + "distributions", _PYRO + "distributions", os.path.join(_PYRO, "util.py"))
+_TRANSFORMS = tuple(
+    os.path.join(package, part)
+    for package, part in (
+        (_TORCH, "distributions/transforms.py"),
+        (_PYRO, "distributions/transforms"),
+        (_PYRO, "infer/reparam"),
+        (_PYRO, "distributions/stable.py"),
+    )
+)
+_OPS = _PYRO + "ops" + os.sep
+_MODULES = (_TORCH + "nn" + os.sep + "modules", _TORCH + "distributions")
 _CHECKS = {"__init__", "_validate_sample", "check", "sample", "rsample", "warn_if_nan", "warn_if_inf"}
 
 
@@ -106,7 +113,6 @@ class Tracker:
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
         noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
-        poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
         words: which elements of plates reach what.
         ranges: between which bounds tensors lie.
         read_at: where the host first read what a latent reaches; None if nowhere.
@@ -116,10 +122,12 @@ class Tracker:
     def __init__(self, answers: Answers | None = None) -> None:
         self.answers = answers or Answers()
         self.ranges = Ranges()
+        self.pieces = Pieces(self.ranges)
+        self._declared: set[int] = set()  # tensors whose lack of a gradient the library answers for
+        self._origins: dict[int, int] = {}  # piece of an unsafe_split -> the base of what was split
         self.read_at: str | None = None
         self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
-        self.poles: dict[str, str] = {}
         self.noise: str | None = None
         self.words = Words()
         self._quiet = False  # a trusted density is worked out: only marks are followed
@@ -194,8 +202,6 @@ class Tracker:
         self._func, self._subscript = func, []
         self._trusted = func in _SMOOTH and torch.is_grad_enabled()
         try:
-            if self._trusted:
-                self.poles = dict.fromkeys(merge(*map(self._of, _tensors((args, kwargs)))), _where(func)) | self.poles
             places: list[Tensor] = []
             if func in host.ANSWERED and self._is_random(args[0]):
                 options = host.outcomes(func, args[0], self.ranges.of(args[0]))
@@ -243,7 +249,7 @@ class Tracker:
             return own  # it is certain
         self._escape(merge(*map(self._of, _tensors(args))), func, answered=True)
         tensor = args[0]
-        key = (id(tensor), tensor._version) if func not in host.COMPARED else (len(self.answers.told), func)
+        key = (self.pieces.key(tensor), id(tensor) if tensor.dim() else 0) if func not in host.COMPARED else (len(self.answers.told), func)
         if func in host.LISTS and tensor.dim():
             flat = [self.answers.answer((*key, i), v, options) for i, v in enumerate(_flat(own))]
             return _nested(flat, tensor.shape)
@@ -272,8 +278,10 @@ class Tracker:
             self.words.operation(func, name, args, kwargs, inputs, list(_tensors(out)), targets)
         if self._quiet:
             return
+        self.ranges.operation(name, args, kwargs, inputs, list(_tensors(out)), [tensor for tensor, _ in written])
         if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
             self._apart |= set(map(id, out))
+            self._origins |= dict.fromkeys(map(id, out), id(_base(args[0])))
             self._alive += out
         noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
         if noisy and self.noise is None:
@@ -286,24 +294,36 @@ class Tracker:
         if self._func not in _CHECKED:
             self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
 
-        if name in _POLES and len(args) > _POLES[name] and isinstance(args[_POLES[name]], Tensor) and not self._trusted:
-            self.poles = dict.fromkeys(self._of(args[_POLES[name]]), where) | self.poles
+        trusted = self._trusted or _is_transforming()
+        risky = None if getattr(func, "namespace", None) not in ("aten", "prims") else smooth.steps(name, args, kwargs, self.ranges)
 
         def through(tensor: Tensor, reach: Reach) -> Reach:
-            return reach if self._trusted or _smooth(tensor) else blocked(reach, where)
+            return reach if trusted or _smooth(tensor) else blocked(reach, where)
 
-        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(through, inputs, reaches))
+        harmless = self.pieces.harmless(name, args)
+
+        def entering(tensor: Tensor, reach: Reach) -> Reach:
+            if any(tensor is operand for operand in harmless):
+                return self.pieces.unblocked(tensor, reach)
+            steps = not trusted and (risky is None or any(tensor is operand for operand in risky))
+            return through(tensor, _latents_blocked(reach, where) if steps else reach)
+
+        raw = merge(*map(self.pieces.unblocked, inputs, reaches))
+        self.pieces.note(name, args, out, raw)
+        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(entering, inputs, reaches))
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
-        stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
-        if stopped and not self._trusted:
+        stopped = detached or _is_jump(func, name, args, kwargs)
+        if (stopped and not trusted) or not (torch.is_grad_enabled() or self._trusted):
             drawn = not torch.is_grad_enabled() and _is_sampling()
             reach = blocked({NOISE: Path()} | reach, _where("sample")) if drawn else blocked(reach, where)
         for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
             self._write(tensor, reach if differentiable else blocked(reach, where), func)
+        if trusted and detached:
+            self._declared |= set(map(id, _tensors(out)))
         old = {_storage(tensor) for tensor in inputs}
         for tensor in _tensors(out):
             if not any(tensor is target for target, _ in written):
-                unsure = any(tensor is out[place] for place in _AMBIGUOUS.get(name, ())) and not self._trusted
+                unsure = any(tensor is out[place] for place in _AMBIGUOUS.get(name, ())) and not trusted
                 kept = blocked(reach, where) if unsure else reach
                 self._set(tensor, through(tensor, kept), fresh=_storage(tensor) not in old)
 
@@ -316,9 +336,9 @@ class Tracker:
             reach = blocked(reach, _where("alias")) if reach else reach
         base = id(_base(tensor))
         for other, values in self._written.get(storage, {}).items():
-            known = base == other or self._apart >= {base, other}
+            known = base == other or self._apart >= {base, other} or self._origins.get(base) == other
             reach = merge(reach, values if known else blocked(values, _where("alias")))
-        watched = not self._trusted and self._func is not torch.autograd.grad  # which reads saved results
+        watched = not self._trusted and id(tensor) not in self._declared and self._func is not torch.autograd.grad  # which reads saved results
         if watched and self._live & reach.keys() and _smooth(tensor) and not tensor.requires_grad:
             lost = {label: path for label, path in reach.items() if label in self._live}
             reach = merge(reach, blocked(lost, _where("no gradient")))
@@ -463,6 +483,12 @@ def _name(func: Any) -> str:
     return str(name).removesuffix("_")
 
 
+def _latents_blocked(reach: Reach, where: str) -> Reach:
+    """The same sources; no gradient passes to those that are no parameters."""
+    lost = blocked({source: path for source, path in reach.items() if not source.startswith(PARAM)}, where)
+    return reach | lost
+
+
 def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if getattr(func, "namespace", None) not in ("aten", "prims"):
         return True
@@ -473,6 +499,9 @@ def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
             return bool(args[1] != args[2])
         case "div":
             return kwargs.get("rounding_mode") is not None
+        case "_to_copy":
+            dtype = kwargs.get("dtype")
+            return dtype is not None and dtype.is_floating_point and dtype.itemsize == 1  # eight bits
         case "grid_sampler_2d" | "grid_sampler_3d":  # 1 is nearest neighbour
             return bool(args[2] == 1)
         case "linalg_vector_norm" | "norm" | "_cdist_forward":  # an order of 0 counts
@@ -535,6 +564,19 @@ def _where(func: Any) -> str:
 def _is_sampling() -> bool:
     """Whether a distribution, the user's own or a plate's, is drawn from."""
     return any(f.f_code.co_name in ("sample", "rsample", "rsample_with_shape", "_sample_n") for f in _frames())
+
+
+def _is_transforming() -> bool:
+    """Whether the library's own change of variables is at work, or a distribution that is made."""
+    for frame in _frames():
+        file = frame.f_code.co_filename
+        if file.startswith(_TRANSFORMS):
+            return True
+        if file.startswith(_CHECKERS) and frame.f_code.co_name == "__init__":
+            return True
+        if not file.startswith((_HERE, _OPS)) and not (file.startswith(_TORCH) and not file.startswith(_MODULES)):
+            return False
+    return False
 
 
 def _is_checking() -> bool:

@@ -28,10 +28,12 @@ class Range:
     Attributes:
         bounds: between which bounds.
         whole: whether they are whole numbers.
+        factor: whether they are those of a Cholesky factor, whose diagonal is positive.
     """
 
     bounds: Bounds = ANY
     whole: bool = False
+    factor: bool = False
 
     def hull(self, other: Range) -> Range:
         """The smallest range around both."""
@@ -200,6 +202,10 @@ def _quotient(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
     return Range(found) if kwargs.get("rounding_mode") is None else Range(ANY, whole=True)
 
 
+def _product(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
+    return _named("square")(of, args, kwargs) if args[0] is args[1] else _named("mul", 2)(of, args, kwargs)
+
+
 def _clamped(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
     found = of(args[0])
     low = args[1] if len(args) > 1 else kwargs.get("min")
@@ -303,7 +309,7 @@ for _names, _rule in {
     "add": _sum_of_two,
     "sub": _difference,
     "rsub": _reverse_difference,
-    "mul": _named("mul", 2),
+    "mul": _product,
     "div true_divide": _quotient,
     "maximum fmax": _named("max", 2),
     "minimum fmin": _named("min", 2),
@@ -334,6 +340,7 @@ for _names, _rule in {
     "rand rand_like": _fixed(Range(UNIT)),
     "_standard_gamma exponential": _fixed(Range(POSITIVE)),
     "arange": _sequence,
+    "cholesky linalg_cholesky_ex": _fixed(Range(factor=True)),
     "argmax argmin": _position,
     "remainder": _remainder,
     "std var linalg_vector_norm norm": _fixed(Range(NONNEGATIVE)),
@@ -368,6 +375,8 @@ def of_support(support: Any) -> Range:
         support = support.base_constraint
     if support is constraints.boolean or support is constraints.one_hot:
         return YES_OR_NO
+    if isinstance(support, type(constraints.corr_cholesky) | type(constraints.lower_cholesky)):
+        return Range(factor=True)
     low, high = (_number(getattr(support, name, None)) for name in ("lower_bound", "upper_bound"))
     if isinstance(support, type(constraints.simplex)):
         return Range(UNIT)

@@ -219,6 +219,7 @@ def _traced(
                 traced.values[site.name] = (value, others(msg["fn"], value.detach()))
                 msg["value"] = tracker.source(site.name, _leaf(value, site))
                 tracker.ranges.set(msg["value"], of_support(unmasked(msg["fn"]).support))
+                tracker.pieces.latent(site.name, msg["value"])
                 _mark(tracker, msg["value"], site, apart)
             elif role == "model" and site.name in traced.values:
                 traced.priors[site.name] = unmasked(msg["fn"])
@@ -338,10 +339,11 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
     fn = msg["fn"]
     behind = held_tensors(fn)
     inside: list[Any] = [*tensors(fn), *behind, msg["mask"], msg["scale"]]
-    if behind:  # what the functions do with them is not seen
-        tracker.poles = dict.fromkeys(tracker.reach(*behind), f"a function inside site '{msg['name']}'") | tracker.poles
     if msg["is_observed"]:
         inside.append(msg["value"])
+    if tracker.reach(*behind):  # what the functions do with them shows in the density
+        with untouched(fn), unchecked(fn):
+            inside.append(fn.log_prob(msg["value"].detach()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
