@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -43,6 +44,33 @@ def tensors(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
 def held_tensors(distribution: Any) -> list[Tensor]:
     """The tensors that functions inside a distribution hold (a conditioned flow's context)."""
     return [tensor for part in held(distribution, Tensor) for tensor in tensors(part)]
+
+
+@contextmanager
+def untouched(distribution: Any) -> Iterator[None]:
+    """Whatever a distribution keeps of what is worked out inside (probabilities from logits, say), it forgets again."""
+    parts = list(_parts(distribution, set()))
+    before = [dict(vars(part)) for part in parts]
+    try:
+        yield
+    finally:
+        for part, state in zip(parts, before, strict=True):
+            vars(part).clear()
+            vars(part).update(state)
+
+
+def _parts(thing: Any, seen: set[int]) -> Iterator[Any]:
+    """The distributions, transforms and constraints that a distribution is made of, itself too."""
+    if isinstance(thing, _PLAIN) or isinstance(thing, Tensor | type) or id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, list | tuple):
+        for value in thing:
+            yield from _parts(value, seen)
+    elif isinstance(thing, torch.distributions.Distribution | torch.distributions.Transform):
+        yield thing
+        for value in list(vars(thing).values()):
+            yield from _parts(value, seen)
 
 
 def unmasked(distribution: Any) -> Any:

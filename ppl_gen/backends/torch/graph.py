@@ -15,7 +15,7 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
 
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
-* What may have a pole is noted; `ppl_gen.backends.jumps` looks whether there is a step.
+* An operation that is not listed in `ppl_gen.backends.torch.smooth`, or whose pole is not proved to be far, is a jump of latents.
 
 Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
 TorchScript, and extensions that touch memory without a registered operator.
@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -37,6 +37,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ppl_gen.backends.torch import host, smooth
+from ppl_gen.backends.torch.paths import Answers
+from ppl_gen.backends.torch.pieces import Pieces
+from ppl_gen.backends.torch.ranges import Ranges, hull, numbers
+from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
@@ -64,11 +69,6 @@ _JUMPS = frozenset(
 _CUTS = frozenset("log log2 log10 log1p sqrt rsqrt pow asin acos atan asinh acosh atanh".split())
 # Results, by position, that are known only up to a sign, or are one.
 _AMBIGUOUS = {"_linalg_slogdet": (0,), "_linalg_eigh": (1,), "_linalg_svd": (0, 2)}
-# Functions with a pole, and which operand has it: a quotient may be a step there (z / |z|), which no slope shows.
-_POLES = {"div": 1, "addcdiv": 2, "reciprocal": 0, "rsqrt": 0, "pow": 0, "tan": 0} | dict.fromkeys(
-    ("log", "log2", "log10", "log1p", "native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm"),
-    0,
-)
 # Operations whose result has the operand's shape but none of its values.
 _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
@@ -78,10 +78,11 @@ _DETACH = frozenset([_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data
 # Functions that read their arguments only to refuse bad ones.
 _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
 # Differentiable functions that compare, or switch gradients off, inside.
-_SMOOTH = frozenset([torch.cosine_similarity, torch.logdet, _T.logdet, torch.quantile, _T.quantile, torch.nanquantile])
+_SMOOTH = frozenset([torch.quantile, _T.quantile, torch.nanquantile])
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
 _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
@@ -92,6 +93,17 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _TORCH, _PYRO = (os.path.dirname(str(package.__file__)) + os.sep for package in (torch, pyro))
 _PACKAGES = (_TORCH, _PYRO, os.path.dirname(os.path.dirname(_HERE)) + os.sep)
 _CHECKERS = (_TORCH + "distributions", _PYRO + "distributions", os.path.join(_PYRO, "util.py"))
+_TRANSFORMS = tuple(
+    os.path.join(package, part)
+    for package, part in (
+        (_TORCH, "distributions/transforms.py"),
+        (_PYRO, "distributions/transforms"),
+        (_PYRO, "infer/reparam"),
+        (_PYRO, "distributions/stable.py"),
+    )
+)
+_OPS = _PYRO + "ops" + os.sep
+_MODULES = (_TORCH + "nn" + os.sep + "modules", _TORCH + "distributions")
 _CHECKS = {"__init__", "_validate_sample", "check", "sample", "rsample", "warn_if_nan", "warn_if_inf"}
 
 
@@ -101,13 +113,24 @@ class Tracker:
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
         noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
-        poles: source -> where it first comes into a function that may have a pole, as `"model.py:12: div"`.
+        words: which elements of plates reach what.
+        ranges: between which bounds tensors lie.
+        read_at: where the host first read what a latent reaches; None if nowhere.
+        blind: likewise, of reads that could not be answered with all that could have been read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers | None = None) -> None:
+        self.answers = answers or Answers()
+        self.ranges = Ranges()
+        self.pieces = Pieces(self.ranges)
+        self._declared: set[int] = set()  # tensors whose lack of a gradient the library answers for
+        self._origins: dict[int, int] = {}  # piece of an unsafe_split -> the base of what was split
+        self.read_at: str | None = None
+        self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
-        self.poles: dict[str, str] = {}
         self.noise: str | None = None
+        self.words = Words()
+        self._quiet = False  # a trusted density is worked out: only marks are followed
         self._escaped: Reach = {}
         self._live: set[str] = set()  # sources that require gradients
         self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
@@ -162,14 +185,28 @@ class Tracker:
             found = merge(*map(self._of, _tensors(values)), self._escaped)
             return {source: path for source, path in found.items() if source != NOISE}
 
+    @contextmanager
+    def only_marks(self) -> Iterator[None]:
+        """Inside, marks are followed, and nothing else is noted."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch function, having noted what its operations will not show."""
+        if self._quiet:
+            return func(*args, **kwargs)
         outer = self._func, self._subscript, self._trusted
         self._func, self._subscript = func, []
         self._trusted = func in _SMOOTH and torch.is_grad_enabled()
         try:
-            if self._trusted:
-                self.poles = dict.fromkeys(merge(*map(self._of, _tensors((args, kwargs)))), _where(func)) | self.poles
+            places: list[Tensor] = []
+            if func in host.ANSWERED and self._is_random(args[0]):
+                options = host.outcomes(func, args[0], self.ranges.of(args[0]))
+                if options is not None:
+                    return self._answer(func, args, kwargs, options)
             if func in _TO_HOST:
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
@@ -177,32 +214,78 @@ class Tracker:
             elif func in _FROM_LIST:
                 self._read([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)], func)
             elif func in _SUBSCRIPT:
+                args = (args[0], self._with_ends(args[1], func), *args[2:])
                 self._subscript = list(_tensors(args[1]))
-                self._read(_bounds(args[1]), func)
+                places = [t for t in self._subscript if not t.dim() and self._of(t)]
+                if places and func is _T.__getitem__ and all(t.dtype in _WHOLE for t in places):
+                    return _chosen(args[0], args[1])
+                if places:  # the host reads them, and the operation shows but one element
+                    self.words.smear(args[0], *places, *_tensors(args[2:]))
             out = func(*args, **kwargs)
+            if func is _T.__setitem__ and places:
+                self.words.smear(args[0], *places, *_tensors(args[2:]))
             if func in _HOOKS:  # what it makes of a gradient is what its author says
                 where = _where(func)
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
                 self._escaped = merge(self._escaped, lost)
+            if func in _FROM_LIST and args and (known := numbers(args[0])):
+                self.ranges.set(out, hull(list(map(self.ranges.of, known))))
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
         finally:
             self._func, self._subscript, self._trusted = outer
 
+    def _is_random(self, tensor: Tensor) -> bool:
+        """Whether the host, reading this, learns of a latent's value, and is not only checking."""
+        latents = any(not source.startswith((PARAM, NOISE)) for source in self._of(tensor))
+        return latents and not (tensor.dtype == torch.bool and _is_checking())
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: list[object]) -> object:
+        """What the host is told, of all that it could have been."""
+        with self.only_marks():
+            own = func(*args, **kwargs)
+        if len(options) == 1:
+            return own  # it is certain
+        self._escape(merge(*map(self._of, _tensors(args))), func, answered=True)
+        tensor = args[0]
+        key = (self.pieces.key(tensor), id(tensor) if tensor.dim() else 0) if func not in host.COMPARED else (len(self.answers.told), func)
+        if func in host.LISTS and tensor.dim():
+            flat = [self.answers.answer((*key, i), v, options) for i, v in enumerate(_flat(own))]
+            return _nested(flat, tensor.shape)
+        kind = "yes" if func in host.YES_OR_NO else "value"
+        return self.answers.answer((kind, *key), own, options)
+
+    def _with_ends(self, subscript: object, func: Any) -> object:
+        """A subscript, the ends of its slices told to the host."""
+        if isinstance(subscript, tuple):
+            return tuple(self._with_ends(item, func) for item in subscript)
+        if not isinstance(subscript, slice):
+            return subscript
+        ends = (subscript.start, subscript.stop, subscript.step)
+        return slice(*(self.call(_T.__index__, (end,), {}) if isinstance(end, Tensor) else end for end in ends))
+
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Notes what the outputs of one aten operation carry, and the memory it wrote."""
         name = _name(func)
         self._compiled |= isinstance(func, torch._ops.HigherOrderOperator)
+        buffers = _running_statistics(name, args)
+        read = () if name in _SHAPE_ONLY else (args, kwargs)
+        inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
+        written = _written(func, args, kwargs)
+        if self.words.planes:
+            targets = [*(tensor for tensor, _ in written), *buffers]
+            self.words.operation(func, name, args, kwargs, inputs, list(_tensors(out)), targets)
+        if self._quiet:
+            return
+        self.ranges.operation(name, args, kwargs, inputs, list(_tensors(out)), [tensor for tensor, _ in written])
         if name in ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"):
             self._apart |= set(map(id, out))
+            self._origins |= dict.fromkeys(map(id, out), id(_base(args[0])))
             self._alive += out
         noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
         if noisy and self.noise is None:
             self.noise = _where(func)
-        buffers = _running_statistics(name, args)
-        read = () if name in _SHAPE_ONLY else (args, kwargs)
-        inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
         index = merge(*map(self._of, self._subscript))
         reaches = [self._of(tensor) for tensor in inputs]
         if not noisy and not (index or any(reaches)):
@@ -211,25 +294,36 @@ class Tracker:
         if self._func not in _CHECKED:
             self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
 
-        if name in _POLES and len(args) > _POLES[name] and isinstance(args[_POLES[name]], Tensor) and not self._trusted:
-            self.poles = dict.fromkeys(self._of(args[_POLES[name]]), where) | self.poles
+        trusted = self._trusted or _is_transforming()
+        risky = None if getattr(func, "namespace", None) not in ("aten", "prims") else smooth.steps(name, args, kwargs, self.ranges)
 
         def through(tensor: Tensor, reach: Reach) -> Reach:
-            return reach if self._trusted or _smooth(tensor) else blocked(reach, where)
+            return reach if trusted or _smooth(tensor) else blocked(reach, where)
 
-        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(through, inputs, reaches))
+        harmless = self.pieces.harmless(name, args)
+
+        def entering(tensor: Tensor, reach: Reach) -> Reach:
+            if any(tensor is operand for operand in harmless):
+                return self.pieces.unblocked(tensor, reach)
+            steps = not trusted and (risky is None or any(tensor is operand for operand in risky))
+            return through(tensor, _latents_blocked(reach, where) if steps else reach)
+
+        raw = merge(*map(self.pieces.unblocked, inputs, reaches))
+        self.pieces.note(name, args, out, raw)
+        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(entering, inputs, reaches))
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
-        stopped = detached or not torch.is_grad_enabled() or _is_jump(func, name, args, kwargs)
-        if stopped and not self._trusted:
+        stopped = detached or _is_jump(func, name, args, kwargs)
+        if (stopped and not trusted) or not (torch.is_grad_enabled() or self._trusted):
             drawn = not torch.is_grad_enabled() and _is_sampling()
             reach = blocked({NOISE: Path()} | reach, _where("sample")) if drawn else blocked(reach, where)
-        written = _written(func, args, kwargs)
         for tensor, differentiable in [*written, *((buffer, False) for buffer in buffers)]:
             self._write(tensor, reach if differentiable else blocked(reach, where), func)
+        if trusted and detached:
+            self._declared |= set(map(id, _tensors(out)))
         old = {_storage(tensor) for tensor in inputs}
         for tensor in _tensors(out):
             if not any(tensor is target for target, _ in written):
-                unsure = any(tensor is out[place] for place in _AMBIGUOUS.get(name, ())) and not self._trusted
+                unsure = any(tensor is out[place] for place in _AMBIGUOUS.get(name, ())) and not trusted
                 kept = blocked(reach, where) if unsure else reach
                 self._set(tensor, through(tensor, kept), fresh=_storage(tensor) not in old)
 
@@ -242,9 +336,9 @@ class Tracker:
             reach = blocked(reach, _where("alias")) if reach else reach
         base = id(_base(tensor))
         for other, values in self._written.get(storage, {}).items():
-            known = base == other or self._apart >= {base, other}
+            known = base == other or self._apart >= {base, other} or self._origins.get(base) == other
             reach = merge(reach, values if known else blocked(values, _where("alias")))
-        watched = not self._trusted and self._func is not torch.autograd.grad  # which reads saved results
+        watched = not self._trusted and id(tensor) not in self._declared and self._func is not torch.autograd.grad  # which reads saved results
         if watched and self._live & reach.keys() and _smooth(tensor) and not tensor.requires_grad:
             lost = {label: path for label, path in reach.items() if label in self._live}
             reach = merge(reach, blocked(lost, _where("no gradient")))
@@ -279,7 +373,10 @@ class Tracker:
         if not (all(tensor.dtype == torch.bool for tensor in tensors) and _is_checking()):
             self._escape(merge(*map(self._of, tensors)), func)
 
-    def _escape(self, reach: Reach, func: Any) -> None:
+    def _escape(self, reach: Reach, func: Any, *, answered: bool = False) -> None:
+        if any(not source.startswith((PARAM, NOISE)) for source in reach):
+            self.read_at = self.read_at or _where(func)
+            self.blind = self.blind or (None if answered else _where(func))
         reach = {source: path for source, path in reach.items() if source != NOISE}
         event = frozenset(reach), _where(func) if reach else ""
         if reach and event not in self.escapes:
@@ -320,10 +417,38 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _bounds(subscript: object) -> list[object]:
-    """The ends and steps of the slices in `x[subscript]`, which decide its shape."""
-    items = subscript if isinstance(subscript, tuple) else (subscript,)
-    return [end for item in items if isinstance(item, slice) for end in (item.start, item.stop, item.step)]
+def _flat(value: Any) -> list[Any]:
+    return [inner for part in value for inner in _flat(part)] if isinstance(value, list) else [value]
+
+
+def _nested(flat: list[Any], shape: Sequence[int]) -> Any:
+    """The values as lists of lists of this shape."""
+    if not shape:
+        return flat[0]
+    size = len(flat) // shape[0] if shape[0] else 0
+    return [_nested(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
+
+
+def _chosen(tensor: Tensor, subscript: object) -> Tensor:
+    """`tensor[subscript]` where whole numbers without dimensions choose, as operations on tensors."""
+    keys = list(subscript) if isinstance(subscript, tuple) else [subscript]
+    keys = [key.reshape(1) if isinstance(key, Tensor) and not key.dim() else key for key in keys]
+    chosen = [key for key in keys if isinstance(key, Tensor)]
+    if len(chosen) == len(keys):
+        return tensor[tuple(keys)].squeeze(0)
+    place = next(i for i, key in enumerate(keys) if isinstance(key, Tensor))
+    others = [slice(None) if isinstance(key, Tensor) else key for key in keys]
+    if len(chosen) > 1 or any(isinstance(key, (bool, list)) for key in others):
+        return tensor[tuple(keys)].reshape(tensor[tuple(0 if isinstance(key, Tensor) else key for key in keys)].shape)
+    dim = _output_dim(others, place, tensor.dim())
+    return tensor[tuple(others)].index_select(dim, chosen[0]).squeeze(dim)
+
+
+def _output_dim(keys: list[Any], place: int, width: int) -> int:
+    """Which dimension of `x[keys]` the slice at `place` makes."""
+    used = sum(key is not None and key is not Ellipsis for key in keys)
+    sizes = [0 if isinstance(key, int) else width - used if key is Ellipsis else 1 for key in keys[:place]]
+    return sum(sizes)
 
 
 def _smooth(tensor: Tensor) -> bool:
@@ -358,6 +483,12 @@ def _name(func: Any) -> str:
     return str(name).removesuffix("_")
 
 
+def _latents_blocked(reach: Reach, where: str) -> Reach:
+    """The same sources; no gradient passes to those that are no parameters."""
+    lost = blocked({source: path for source, path in reach.items() if not source.startswith(PARAM)}, where)
+    return reach | lost
+
+
 def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if getattr(func, "namespace", None) not in ("aten", "prims"):
         return True
@@ -368,6 +499,9 @@ def _is_jump(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
             return bool(args[1] != args[2])
         case "div":
             return kwargs.get("rounding_mode") is not None
+        case "_to_copy":
+            dtype = kwargs.get("dtype")
+            return dtype is not None and dtype.is_floating_point and dtype.itemsize == 1  # eight bits
         case "grid_sampler_2d" | "grid_sampler_3d":  # 1 is nearest neighbour
             return bool(args[2] == 1)
         case "linalg_vector_norm" | "norm" | "_cdist_forward":  # an order of 0 counts
@@ -430,6 +564,19 @@ def _where(func: Any) -> str:
 def _is_sampling() -> bool:
     """Whether a distribution, the user's own or a plate's, is drawn from."""
     return any(f.f_code.co_name in ("sample", "rsample", "rsample_with_shape", "_sample_n") for f in _frames())
+
+
+def _is_transforming() -> bool:
+    """Whether the library's own change of variables is at work, or a distribution that is made."""
+    for frame in _frames():
+        file = frame.f_code.co_filename
+        if file.startswith(_TRANSFORMS):
+            return True
+        if file.startswith(_CHECKERS) and frame.f_code.co_name == "__init__":
+            return True
+        if not file.startswith((_HERE, _OPS)) and not (file.startswith(_TORCH) and not file.startswith(_MODULES)):
+            return False
+    return False
 
 
 def _is_checking() -> bool:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.distributions import constraints
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.jumps import Slopes, free, with_jumps
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
-from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.backends.torch.distributions import (
     constraint_of,
     features,
@@ -31,17 +29,22 @@ from ppl_gen.backends.torch.distributions import (
     seen,
     support,
     tensors,
-    unconstrained,
     unmasked,
+    untouched,
 )
 from ppl_gen.backends.torch.graph import Tracker
+from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
+from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term, named_alike
+from ppl_gen.independence import Mixes, mixes_all
+from ppl_gen.outcomes import told, united, widened
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
+MOST_APART = 64  # latents that get marks of their own where one of several mixes; beyond, all of them do
 
 
 def read(program: Program, batch: Batch) -> Facts:
@@ -53,13 +56,13 @@ def read(program: Program, batch: Batch) -> Facts:
     state = torch.random.get_rng_state()
     with program.discovering(), validation(True):
         notes = list[str]()
-        seen = program.first(lambda: _first_run(program, batch, notes))
+        met = program.first(lambda: _first_run(program, batch, notes))
     program.open = False
-    facts = labelled(_follow(program, batch), labels(seen))
+    facts = labelled(_follow(program, batch), labels(met))
     _again(program, batch, facts)
     program.forget_runs()
     torch.random.set_rng_state(state)
-    return replace(facts, notes=(*notes, *_said_of_loops(program)))
+    return replace(facts, notes=(*notes, *_said_of_loops(program), *facts.notes))
 
 
 def survey(
@@ -203,14 +206,56 @@ def _kind(fn: Any) -> str:
     return type(core).__name__
 
 
-def _follow(program: Program, batch: Batch) -> Facts:
-    """The same run again, under the tracker."""
-    sites: dict[Term, Site] = {}
-    values: dict[str, tuple[Tensor, list[Tensor]]] = {}
-    spaces: dict[str, Any] = {}
-    priors: dict[str, Any] = {}
+@dataclass
+class _Traced:
+    """What one run under the tracker showed.
+
+    Attributes:
+        sites: term -> site.
+        values: latent, or site that is summed out -> (its value, other values of its support).
+        priors: latent -> the model's distribution of it.
+        strays: (key of marks, term, plate) where elements carry what other elements of the plate hold.
+        after: terms that stand after the host's first reading of a random value.
+        run: the run.
+        told: what the host was told.
+        escapes: see `Tracker`.
+        noise: see `Tracker`.
+        read_at: see `Tracker`.
+        blind: see `Tracker`.
+    """
+
+    sites: dict[Term, Site] = field(default_factory=dict)
+    values: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    priors: dict[str, Any] = field(default_factory=dict)
+    strays: set[tuple[Hashable, Term, str]] = field(default_factory=set)
+    after: set[Term] = field(default_factory=set)
+    run: Run = field(default_factory=Run)
+    told: Sequence[object] = ()
+    escapes: list[tuple[frozenset[str], str]] = field(default_factory=list)
+    noise: str | None = None
+    read_at: str | None = None
+    blind: str | None = None
+
+    @property
+    def latents(self) -> dict[str, Site]:
+        """The choices of the guide, and those that are summed out."""
+        return {name: self.sites.get(("guide", name)) or self.sites["model", name] for name in self.values}
+
+
+def _traced(
+    program: Program, batch: Batch, answers: Answers | None = None, apart: Collection[tuple[str, str]] = ()
+) -> _Traced:
+    """One run under the tracker.
+
+    Args:
+        program: the program.
+        batch: its arguments.
+        answers: what the host is told of random values.
+        apart: (latent, plate) that get marks of their own; all others share those of their plate.
+    """
     labelled: dict[str, Tensor] = {}
-    with Tracker() as tracker:
+    traced = _Traced()
+    with Tracker(answers) as tracker:
 
         def param(msg: Any) -> Tensor:
             for name, leaf in program.params.items():
@@ -219,41 +264,118 @@ def _follow(program: Program, batch: Batch) -> Facts:
             return program._param(msg)
 
         def look(role: str, msg: Any, plates: dict[str, int]) -> None:
+            sites = traced.sites
+            if tracker.read_at:
+                traced.after.add((role, msg["name"]))
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if (role == "guide" and not site.observed) or is_summed(site, sites):
-                values[site.name] = (msg["value"], others(msg["fn"], msg["value"].detach()))
-                spaces[site.name] = unconstrained(msg["fn"])
-                msg["value"] = tracker.source(site.name, _leaf(msg["value"], site))
-            elif role == "model" and site.name in values:
-                priors[site.name] = unmasked(msg["fn"])
-                if sites["guide", site.name].is_point:  # which says nothing of what values there are
-                    spaces[site.name] = unconstrained(msg["fn"])
+                value = msg["value"]
+                traced.values[site.name] = (value, others(msg["fn"], value.detach()))
+                msg["value"] = tracker.source(site.name, _leaf(value, site))
+                tracker.ranges.set(msg["value"], of_support(unmasked(msg["fn"]).support))
+                tracker.pieces.latent(site.name, msg["value"])
+                _mark(tracker, msg["value"], site, apart)
+            elif role == "model" and site.name in traced.values:
+                traced.priors[site.name] = unmasked(msg["fn"])
                 if "Mixture" in site.distribution:  # whose components may end inside its support
-                    del priors[site.name]  # torch's own check asks for all components' supports
-                    tracker.poles.setdefault(site.name, f"the density of site '{site.name}' ({site.distribution})")
+                    del traced.priors[site.name]  # torch's own check asks for all components' supports
+            if plates:
+                found = tracker.words.strays(_weighed_density(msg, tracker), plates)
+                traced.strays |= {(key, site.term, plate) for key, plate in found}
 
-        run = program.run(batch, observer=look, param=param)
-        eager = next((where for sources, where in tracker.escapes if sources), None)
-        escaped = {source for sources, _ in tracker.escapes for source in sources}
-    checks.check_match(sites)
-    for name, prior in priors.items():
-        where, drawn = (
-            f"site '{name}' ({_kind(prior)})",
-            [value.detach() for value in _draws(sites, name, *values[name])],
-        )
-        inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
-        checks.check_proposal(where, inside, str(prior.support))
-    mixes = _mixes(program, batch, sites, values, run) | mixes_all(sites, escaped)
-    facts = with_jumps(
-        Facts(named_alike(sites), tuple(program.params), mixes, eager, subsampled=run.subsampled, noise=tracker.noise),
-        tracker.poles,
-        lambda name: [
-            free(_array(value), _array(spaces[name].inv(value))) for value in (values[name][0], *values[name][1][:2])
-        ],
-        lambda name: _slopes(program, batch, values, run, name, spaces[name]),
+        traced.run = program.run(batch, observer=look, param=param)
+    traced.told, traced.escapes, traced.noise = tracker.answers.told, tracker.escapes, tracker.noise
+    traced.read_at, traced.blind = tracker.read_at, tracker.blind
+    return traced
+
+
+def _mark(tracker: Tracker, value: Tensor, site: Site, apart: Collection[tuple[str, str]]) -> None:
+    """Marks a latent's positions in all plates in which it has several."""
+    for plate, dim in site.plates.items():
+        if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1:
+            key = (site.name, plate) if (site.name, plate) in apart else plate
+            tracker.words.mark(value, key, plate, dim - len(site.event_shape))
+
+
+def _weighed_density(msg: Any, tracker: Tracker) -> list[Tensor]:
+    """A site's log density, and what it is scaled and masked by, as far as marks reach them; nothing else is noted."""
+    fn, value = msg["fn"], msg["value"]
+    inside = [*tensors(fn), *held_tensors(fn), *_tensors_of(value)]
+    if not tracker.words.reached([*inside, *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]):
+        return []
+    state = torch.random.get_rng_state()
+    try:
+        with tracker.only_marks(), torch.no_grad(), untouched(fn):
+            density = log_density(msg)
+    except Exception:  # a density that cannot be worked out here: all its elements may depend on all that it holds
+        density = torch.empty(fn.batch_shape)
+        tracker.words.smear(density, *inside)
+    finally:
+        torch.random.set_rng_state(state)
+    return [*_tensors_of(density), *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]
+
+
+def _tensors_of(value: object) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _follow(program: Program, batch: Batch) -> Facts:
+    """The same run again, under the tracker; once for each outcome of what the host reads of random values."""
+    state = _random_state()
+
+    def run(answers: Answers | None, apart: Collection[tuple[str, str]] = ()) -> _Traced:
+        _put_back(state)
+        return _traced(program, batch, answers, apart)
+
+    with program.discovering():
+        paths = follow(run, lambda traced: traced.blind is None)
+        first = paths.found[0]
+        checks.check_match(first.sites)
+        _check_proposals(first)
+        mixes = _mixes(first, lambda apart: run(Answers(first.told), apart))
+    for other in paths.found[1:]:
+        checks.check_same(first.sites, other.sites)
+        mixes |= _mixes(other)
+    sites = united([traced.sites for traced in paths.found])
+    after = frozenset().union(*(traced.after for traced in paths.found))
+    read = {source for traced in paths.found for sources, _ in traced.escapes for source in sources}
+    if paths.unfinished:
+        sites = widened(sites, after, first.latents, program.params, first.read_at or "")
+        read |= set(first.latents)
+    latents = {name: site for name, site in first.latents.items() if name in read}
+    mixes |= frozenset(mix for mix in mixes_all(sites, latents) if mix[1] in after)
+    eager = next((where for traced in paths.found for sources, where in traced.escapes if sources), None)
+    facts = Facts(
+        named_alike(sites),
+        tuple(program.params),
+        mixes,
+        eager,
+        subsampled=first.run.subsampled,
+        noise=next((traced.noise for traced in paths.found if traced.noise), None),
+        notes=told(first.read_at, paths.runs, paths.unfinished),
     )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
+
+
+def _check_proposals(traced: _Traced) -> None:
+    for name, prior in traced.priors.items():
+        where, drawn = (
+            f"site '{name}' ({_kind(prior)})",
+            [value.detach() for value in _draws(traced.sites, name, *traced.values[name])],
+        )
+        inside = [(_array(value), _array(prior.support.check(value))) for value in drawn]
+        checks.check_proposal(where, inside, str(prior.support))
+
+
+def _random_state() -> tuple[Any, ...]:
+    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _put_back(state: tuple[Any, ...]) -> None:
+    torch.random.set_rng_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])
 
 
 def _draws(sites: Mapping[Term, Site], name: str, value: Tensor, more: list[Tensor]) -> list[Tensor]:
@@ -271,10 +393,11 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
     fn = msg["fn"]
     behind = held_tensors(fn)
     inside: list[Any] = [*tensors(fn), *behind, msg["mask"], msg["scale"]]
-    if behind:  # what the functions do with them is not seen
-        tracker.poles = dict.fromkeys(tracker.reach(*behind), f"a function inside site '{msg['name']}'") | tracker.poles
     if msg["is_observed"]:
         inside.append(msg["value"])
+    if tracker.reach(*behind):  # what the functions do with them shows in the density
+        with untouched(fn):
+            inside.append(log_density({**msg, "value": msg["value"].detach()}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
@@ -313,55 +436,23 @@ def _num_features(fn: Any) -> int | None:
     return None if inputs is None else inputs.shape[-1]
 
 
-def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], values: dict[str, tuple[Tensor, list[Tensor]]], run: Run
-) -> Mixes:
-    """See `find_mixes`."""
-    indices = {name: value for name, value in run.values.items() if name not in values}
+def _mixes(traced: _Traced, again: Callable[[set[tuple[str, str]]], _Traced] | None = None) -> Mixes:
+    """(latent, term, plate) where an element of the latent moves others of the term.
 
-    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
-        fixed: dict[str, Any] = {name: value.detach() for name, (value, _) in values.items()} | indices
-        fixed |= {name: torch.as_tensor(value, device=program.device) for name, value in changed.items()}
-        found: dict[Term, np.ndarray] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            log_prob = log_density(msg)
-            weight = torch.as_tensor(1.0 if msg["mask"] is None else msg["mask"]) * torch.as_tensor(msg["scale"])
-            found[role, msg["name"]] = _array(torch.stack(torch.broadcast_tensors(log_prob, weight.to(log_prob))))
-
-        torch.manual_seed(program.seed)
-        with torch.no_grad():
-            program.run(batch, fixed, observer=look)
-        return found
-
-    arrays = {name: (_array(value), [_array(other) for other in more]) for name, (value, more) in values.items()}
-    return find_mixes(sites, arrays, densities)
-
-
-def _slopes(
-    program: Program, batch: Batch, values: dict[str, tuple[Tensor, list[Tensor]]], run: Run, name: str, space: Any
-) -> Slopes:
-    """See `find_jumps`; along a line in the space that `space` maps into the support."""
-    fixed: dict[str, Any] = {other: value.detach() for other, (value, _) in values.items()}
-    fixed |= {other: value for other, value in run.values.items() if other not in values}
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
-        found: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            density, slope = forward_ad.unpack_dual(log_density(msg))
-            found[role, msg["name"]] = _array(density), _array(torch.zeros_like(density) if slope is None else slope)
-
-        torch.manual_seed(program.seed)
-        low, high = (torch.as_tensor(value, device=program.device) for value in (start, end))
-        with torch.no_grad(), forward_ad.dual_level():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own, at the first dual number
-                place = forward_ad.make_dual(low.new_full((), t), low.new_ones(()))
-            program.run(batch, {**fixed, name: space(low + place * (high - low))}, observer=look)
-        return found
-
-    return slopes
+    Args:
+        traced: a run.
+        again: the same run, some latents having marks of their own; without it, all that may mix is said to.
+    """
+    suspects = {
+        (term, plate): [n for n, s in traced.latents.items() if plate in s.plates and n in traced.sites[term].reach]
+        for _, term, plate in traced.strays
+    }
+    found = {(name, term, plate) for (term, plate), names in suspects.items() for name in names}
+    apart = {(name, plate) for (_, plate), names in suspects.items() if len(names) > 1 for name in names}
+    if again is not None and apart and len(apart) <= MOST_APART:
+        alone = {(key[0], term, plate) for key, term, plate in again(apart).strays if isinstance(key, tuple)}
+        found = {mix for mix in found if (mix[0], mix[2]) not in apart or mix in alone}
+    return frozenset(found)
 
 
 def _host(value: Any) -> np.ndarray:

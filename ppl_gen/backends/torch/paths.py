@@ -1,0 +1,120 @@
+"""Every outcome of what a program reads on the host: its reads are answered from a script, path by path."""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from ppl_gen.errors import ProgramError
+
+MOST_PATHS = 32  # runs of the program that following every outcome may take
+MOST_READS = 256  # on one path, beyond those of the first: a loop that no answer ends
+
+T = TypeVar("T")
+
+
+class Endless(BaseException):
+    """A path reads on and on; no `except Exception` of the program's may hide it."""
+
+
+@dataclass
+class Answers:
+    """What the host is told, in order, on one path.
+
+    Attributes:
+        script: the first answers; after them the program's own values are told.
+        most: reads that are answered.
+        told: the answers given so far.
+        others: for each of them, what else it could have been.
+    """
+
+    script: Sequence[object] = ()
+    most: int | None = None
+    told: list[object] = field(default_factory=list)
+    others: list[list[object]] = field(default_factory=list)
+    _known: dict[Hashable, object] = field(default_factory=dict)
+
+    def answer(self, key: Hashable, own: object, outcomes: Sequence[object]) -> object:
+        """What to tell; a value that was read before, under the same key, stays what it was.
+
+        Args:
+            key: what is read.
+            own: its value in this run.
+            outcomes: all that it could be.
+        """
+        if key in self._known:
+            return self._known[key]
+        place = len(self.told)
+        if self.most is not None and place >= self.most:
+            raise Endless
+        value = self.script[place] if place < len(self.script) else own
+        self.told.append(value)
+        self.others.append([other for other in outcomes if other != value])
+        self._known[key] = value
+        return value
+
+    def turns(self) -> list[list[object]]:
+        """The scripts that turn off this path, after what was scripted, at one read each."""
+        places = range(len(self.script), len(self.told))
+        return [[*self.told[:place], other] for place in places for other in self.others[place]]
+
+
+@dataclass
+class Paths(Generic[T]):
+    """What was found on the paths of a program.
+
+    Attributes:
+        found: of each path that was followed to its end, the program's own first.
+        runs: of the program.
+        unfinished: why not every outcome was followed; None if every one was.
+    """
+
+    found: list[T]
+    runs: int = 1
+    unfinished: str | None = None
+
+
+def follow(run: Callable[[Answers], T], whole: Callable[[T], bool]) -> Paths[T]:
+    """Runs a program once for each path.
+
+    Args:
+        run: of the program, under some answers.
+        whole: whether a run's reads could all be answered.
+    """
+    first = Answers()
+    paths = Paths([run(first)])
+    todo, most = first.turns(), len(first.told) + MOST_READS
+    while todo and whole(paths.found[-1]):
+        if paths.runs + len(todo) > MOST_PATHS:
+            paths.unfinished = f"there are more than {MOST_PATHS} of them"
+            return paths
+        answers = Answers(todo.pop(), most)
+        paths.runs += 1
+        try:
+            paths.found.append(run(answers))
+        except ProgramError:
+            raise
+        except Endless:
+            paths.unfinished = "a loop does not end on one of them"
+            return paths
+        except Exception as error:
+            if not _is_deliberate(error.__traceback__):
+                paths.unfinished = f"one of them raised {type(error).__name__}"
+                return paths
+        todo += answers.turns()
+    if not whole(paths.found[-1]):
+        paths.unfinished = "its value may be any"
+    return paths
+
+
+def _is_deliberate(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by a statement of the program (`raise`, `assert`), which would stop training, too."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code.co_code
+    return dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
