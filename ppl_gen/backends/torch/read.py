@@ -40,7 +40,7 @@ from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.outcomes import told, united, widened
-from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term, named_alike
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
