@@ -77,7 +77,10 @@ def features(distribution: Any) -> Array | None:
         if value is None or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             continue
         value = jax.lax.stop_gradient(jnp.asarray(value))
-        num_event = getattr(constraint, "event_dim", 0)
+        try:
+            num_event = getattr(constraint, "event_dim", 0)
+        except NotImplementedError:  # a dependent constraint does not know
+            continue
         event = value.shape[value.ndim - num_event :]
         full = jnp.broadcast_shapes(tuple(base.batch_shape), value.shape[: value.ndim - num_event])
         if full[: len(batch)] != batch:
