@@ -107,7 +107,7 @@ def check(
     values: unbiased for any program whose supports do not move, but noisy.
 
     The verdict says no more than the draws do. "agrees" leaves no room, at a false-alarm rate of 0.1 % for the whole report,
-    for a bias above 5 % of any parameter's gradient, along it; "biased" names the parameters whose gradient is off by more
+    for a bias above 10 % of any parameter's gradient, along it; "biased" names the parameters whose gradient is off by more
     than luck explains; "inconclusive" names the smallest bias that would have shown. The chosen plan is drawn from until it
     can be told, at most `max_samples` times.
 
@@ -173,7 +173,7 @@ class _Series:
         """So many draws, those that were taken before among them."""
         have = len(next(iter(self.draws.values()), ()))
         if number > have:
-            seed = self.seed + 1_000_003 * have
+            seed = (self.seed + 7919 * have) % 2**31  # other draws than before
             found = measure(self.prepared, self.batch, number - have, seed, self.objective, warm_up=0).draws
             self.draws = {n: np.concatenate([self.draws[n], v]) if have else v for n, v in found.items()}
         return Measured(self.prepared.plan, self.draws)
