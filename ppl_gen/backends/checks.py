@@ -48,6 +48,14 @@ def check_plates(
             )
 
 
+def check_array(where: str, value: object) -> None:
+    """Raise where what is observed is a list or a tuple: neither library takes a density of it."""
+    if isinstance(value, list | tuple):
+        raise ProgramError(
+            f"{where}: expected an array of observations; got a {type(value).__name__} of {len(value)}. Pass numpy.array of it."
+        )
+
+
 def check_value(where: str, value: np.ndarray, inside: np.ndarray | bool, support: str) -> None:
     """Raise unless every observed element is finite and inside the support."""
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():

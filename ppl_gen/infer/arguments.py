@@ -7,13 +7,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ppl_gen import backends
 
-def check_program(model: Any, guide: Any, data: Any) -> None:
-    """Raise unless model and guide are programs, and data are data.
+
+def check_program(model: Any, guide: Any, data: Any, backend: str | None = None) -> None:
+    """Raise unless model and guide are programs, data are data, and the backend is there, if one is asked for.
 
     Raises:
         TypeError: one of them is not.
+        ValueError: there is no such backend.
+        ImportError: it is not installed.
     """
+    if backend is not None:
+        backends.get(backend)
     if not callable(model):
         raise TypeError(
             f"model: expected a program, which is a function with sample statements, or a model from ppl_gen.models; got "

@@ -100,7 +100,7 @@ def fit(
         Interrupted: Ctrl-C, a KeyboardInterrupt; `.fit` is the state so far, which a checkpoint holds too. The first Ctrl-C
             is taken up when the present step is done, a second one at once.
     """
-    check_program(model, guide, data)
+    check_program(model, guide, data, backend)
     listed = check_options(steps, batch_size, compile, patience, validation, callbacks, checkpoint)
     check_choices(estimators, num_particles, device)
     seed, learning_rate = as_seed(seed), check_rate(learning_rate)
