@@ -221,6 +221,11 @@ MISPLACED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         {},
         r"data\[0\]: expected an array; got a list",
     ),
+    "numbers to validate on": (
+        (bayes, proposal, Y),
+        {"validation": NUMBERS},
+        "validation: expected an array.*plain numbers",
+    ),
     "text": ((bayes, proposal, "rows.csv"), {}, "data: expected arrays.*got 'rows.csv'"),
     "one callback": ((bayes, proposal, Y), {"callbacks": print}, "callbacks: expected a list of functions"),
     "one estimator": ((bayes, proposal, Y), {"estimators": pg.estimators.Score()}, "estimators: expected a dict"),

@@ -186,6 +186,9 @@ def test_an_old_file_warns(tmp_path: Path) -> None:
     rewrite(path, arrays, {**{k: v for k, v in header.items() if k != "arrays"}, "version": 1})
     with pytest.warns(UserWarning, match="older version, which stored neither objective, particles nor estimators"):
         assert_same(infer.load(path, model, guide), fit)
+    with pytest.warns(UserWarning, match="older version.*what checkpoint= wrote is whole"):
+        continued = fitted("torch", steps=4, checkpoint=path)
+    assert_same(continued, fitted("torch", steps=4))
 
 
 def drop(name: str) -> Callable[[Any, Any], None]:

@@ -14,7 +14,7 @@ from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.plan import lone_masks
 from ppl_gen.infer.again import Watch, read_again
-from ppl_gen.infer.arguments import check_choices, check_options, check_program
+from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.interrupt import keeping
@@ -62,6 +62,8 @@ def fit(
     warm_start: bool = False,
 ) -> Fit:
     """Train a program on data.
+
+    Fits in several threads take turns: both libraries' handlers and random states belong to the whole process.
 
     Args:
         model: a Pyro, NumPyro or portable program, or a built-in model.
@@ -202,6 +204,7 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
             "validation: expected a guide that proposes from the data it is given; got the automatic one, "
             "which has parameters for each training row. Write a guide, or drop validation."
         )
+    check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
     source = make_source(validation, None, 0, convert, getattr(model, "prepare", None))
     first = source.first()
