@@ -116,16 +116,15 @@ def prepare(
     with backends.tripwire(backend.name), program.session(seed):
         try:
             facts = backend.read(program, batch)
-        except ProgramError:
-            raise
         except Exception as error:
             where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
-            if where is not None:
+            told = isinstance(error, ProgramError) and error.__cause__ is None
+            if where is not None and not told:
                 raise ProgramError(
                     f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
                     f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
                 ) from error
-            if bad is None:
+            if isinstance(error, ProgramError) or bad is None:
                 raise
             raise ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove or impute such rows.") from None
         if bad is not None:
