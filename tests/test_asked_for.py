@@ -183,6 +183,11 @@ def test_what_is_no_seed_is_refused(seed: Any) -> None:
 # -- things in other things' places ----------------------------------------------------------------------------------
 
 
+def slope(x: Any, y: Any) -> None:
+    with pg.plate("data", len(y)):
+        pg.sample("y", pg.dist.Normal(pg.param("m", pg.xp.zeros(())) * pg.xp.exp(x), 1.0), obs=y)
+
+
 NUMBERS = [1.0, 2.0, 3.0]
 MISPLACED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "data as the guide": ((bayes, Y), {}, r"guide: expected a program.*got ndarray of shape \(4,\).*data=x"),
@@ -204,9 +209,23 @@ MISPLACED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a list of numbers as an argument": (
         (bayes, proposal, (NUMBERS,)),
         {},
+        "site 'y' .Normal.: expected an array of observations; got a list",
+    ),
+    "a list of numbers by name": (
+        (bayes, proposal, {"y": NUMBERS}),
+        {},
+        "site 'y' .Normal.: expected an array of observations; got a list",
+    ),
+    "a list of numbers that is computed with": (
+        (slope, None, (NUMBERS, Y)),
+        {},
         r"data\[0\]: expected an array; got a list",
     ),
-    "a list of numbers by name": ((bayes, proposal, {"y": NUMBERS}), {}, r"data\['y'\]: expected an array; got a list"),
+    "numbers to validate on": (
+        (bayes, proposal, Y),
+        {"validation": NUMBERS},
+        "validation: expected an array.*plain numbers",
+    ),
     "text": ((bayes, proposal, "rows.csv"), {}, "data: expected arrays.*got 'rows.csv'"),
     "one callback": ((bayes, proposal, Y), {"callbacks": print}, "callbacks: expected a list of functions"),
     "one estimator": ((bayes, proposal, Y), {"estimators": pg.estimators.Score()}, "estimators: expected a dict"),
@@ -346,19 +365,28 @@ def test_ctrl_c_keeps_what_there_is(how: str, backend: str, tmp_path: Any) -> No
 
 
 def test_ctrl_c_amid_a_long_stretch_ends_with_the_step(backend: str) -> None:
-    """Pressed by a timer, between two reports; losses and parameters belong together."""
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    """Pressed within a step, long before the next report: the step is done, and losses and parameters belong together."""
+    runs, at = [0], [10**9]
 
-    def start(state: infer.Running) -> None:
-        if not timer.ident:
-            timer.start()
+    def pressing(y: Any) -> None:
+        runs[0] += 1
+        if runs[0] == at[0]:
+            os.kill(os.getpid(), signal.SIGINT)
+        model(y)
 
-    with pytest.raises(Interrupted) as caught:
-        infer.fit(bayes, proposal, Y, steps=10**7, backend=backend, callbacks=[start], learning_rate=1e-3)
-    fit = caught.value.fit
-    assert 0 < len(fit.losses) < 10**7
-    again = infer.fit(bayes, proposal, Y, steps=min(len(fit.losses), 1000), backend=backend, learning_rate=1e-3)
-    np.testing.assert_allclose(again.losses[:100], fit.losses[:100], rtol=1e-5)
+    def run(steps: int) -> infer.Fit:
+        runs[0] = 0
+        return infer.fit(pressing, data=Y, steps=steps, backend=backend, learning_rate=0.1, compile=False)
+
+    run(0)
+    at[0] = runs[0] + 7
+    with pytest.raises(Interrupted, match="step .* of 100000") as caught:
+        run(100_000)
+    fit, at[0] = caught.value.fit, 10**9
+    assert 1 <= len(fit.losses) <= 7
+    short = run(len(fit.losses))
+    np.testing.assert_array_equal(fit.losses, short.losses)
+    np.testing.assert_array_equal(fit.params["m"], short.params["m"])
 
 
 def test_ctrl_c_in_the_program_puts_the_step_back_and_before_the_first_there_is_no_fit() -> None:

@@ -196,11 +196,6 @@ CASES: dict[str, tuple[Program, dict[str, Any], tuple[str, ...]]] = {
         {},
         ("'z'", "twice|unique|two|once"),
     ),
-    "parameter without use": (
-        (model, guide_with_idle_param, (rows(),)),
-        {},
-        ("'idle'", "gradient|loss|unused"),
-    ),
     "parameter behind stop_gradient": (
         (model_with_stopped_param, guide, (rows(),)),
         {},
@@ -286,6 +281,13 @@ def test_backend_that_is_not_installed_is_named(backend: str, missing: int) -> N
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=True)
     assert re.search(rf"backend '{backend}'.*pip install .*ppl_gen\[{backend}\]", done.stdout, re.DOTALL), done.stdout
+
+
+def test_a_parameter_without_use_is_told_and_trained_around(backend: str) -> None:
+    with pytest.warns(UserWarning) as caught:
+        fit = infer.fit(model, guide_with_idle_param, (rows(),), steps=2, backend=backend, progress=False)
+    assert_says(AssertionError(str(caught[0].message)), "'idle'", "loss")
+    assert fit.params["idle"] == 1.0
 
 
 def test_unknown_backend_is_named() -> None:

@@ -415,10 +415,10 @@ def test_progress_is_silent_without_a_terminal(
 
 
 def test_optimizers_in_every_form_and_wrong_ones() -> None:
-    eager: dict[str, Any] = {"compile": False, "steps": 2}
-    sgd = quick(likelihood, data=Y, backend="torch", optimizer=torch.optim.SGD, learning_rate=1e-3, **eager)
-    partial = quick(likelihood, data=Y, backend="torch", optimizer=functools.partial(torch.optim.SGD, lr=1e-3), **eager)
-    optaxed = quick(likelihood, data=Y, backend="jax", optimizer=optax.sgd(1e-3), **eager)
+    options: dict[str, Any] = {"data": Y, "compile": False, "steps": 2}
+    sgd = infer.fit(likelihood, backend="torch", optimizer=torch.optim.SGD, learning_rate=1e-3, **options)
+    partial = infer.fit(likelihood, backend="torch", optimizer=functools.partial(torch.optim.SGD, lr=1e-3), **options)
+    optaxed = infer.fit(likelihood, backend="jax", optimizer=optax.sgd(1e-3), **options)
     np.testing.assert_array_equal(sgd.losses, partial.losses)
     np.testing.assert_allclose(sgd.losses, optaxed.losses, rtol=1e-5)
     assert sgd.params["mean"] == pytest.approx(1e-3 * Y.sum() * 2, rel=0.1)  # two plain gradient steps

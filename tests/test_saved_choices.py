@@ -15,6 +15,7 @@ from ppl_gen import estimators, infer, models, objectives
 from ppl_gen.estimators import Arm, Constant, Learned, LeaveOneOut, MovingAverage, Optimal, Relax, Score
 from ppl_gen.infer.specs import describe, rebuild
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, Warmup
+from tests import plain_numpyro, plain_pyro
 from tests.test_checkpoint import X, assert_same, guide, model
 
 KINDS = [
@@ -186,6 +187,9 @@ def test_an_old_file_warns(tmp_path: Path) -> None:
     rewrite(path, arrays, {**{k: v for k, v in header.items() if k != "arrays"}, "version": 1})
     with pytest.warns(UserWarning, match="older version, which stored neither objective, particles nor estimators"):
         assert_same(infer.load(path, model, guide), fit)
+    with pytest.warns(UserWarning, match="older version.*what checkpoint= wrote is whole"):
+        continued = fitted("torch", steps=4, checkpoint=path)
+    assert_same(continued, fitted("torch", steps=4))
 
 
 def drop(name: str) -> Callable[[Any, Any], None]:
@@ -281,3 +285,19 @@ def test_a_file_of_another_program_says_which_site_differs(tmp_path: Path) -> No
             ValueError, match=r"expected a program with \['model', 'x', 'Bernoulli'.*got \['model', 'x', 'Normal'"
         ):
             infer.load(path, other, guide, data)
+
+
+PLAIN = ["hierarchical_regression", "hidden_markov_model", "topic_model", "subsampled_regression"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_programs_come_back_without_rows(name: str, backend: str, tmp_path: Path) -> None:
+    """Group numbers, word counts and sequences are made up well enough to read the program on."""
+    program, fresh = (getattr({"torch": plain_pyro, "jax": plain_numpyro}[backend], name)() for _ in range(2))
+    fit = infer.fit(program.model, program.guide, program.data, steps=2, learning_rate=0.05, compile=False)
+    fit.save(tmp_path / "fit")
+    loaded = infer.load(tmp_path / "fit", fresh.model, fresh.guide)
+    assert_same(loaded, fit)
+    assert str(loaded.plan) == str(fit.plan)
+    for site, value in fit.posterior(program.data, 2).items():
+        np.testing.assert_allclose(loaded.posterior(fresh.data, 2)[site], value, rtol=1e-5, atol=1e-6)

@@ -50,6 +50,14 @@ def check_plates(
             )
 
 
+def check_array(where: str, value: object) -> None:
+    """Raise where what is observed is a list or a tuple: neither library takes a density of it."""
+    if isinstance(value, list | tuple):
+        raise ProgramError(
+            f"{where}: expected an array of observations; got a {type(value).__name__} of {len(value)}. Pass numpy.array of it."
+        )
+
+
 def _widens(shape: Shape, joint: Shape, plates: Mapping[str, tuple[int, int]], event_dim: int) -> bool:
     """Whether a value stands for several elements of its plates, as the libraries take it: whole events, in plates only.
 

@@ -7,13 +7,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ppl_gen import backends
 
-def check_program(model: Any, guide: Any, data: Any) -> None:
-    """Raise unless model and guide are programs, and data are data.
+
+def check_program(model: Any, guide: Any, data: Any, backend: str | None = None) -> None:
+    """Raise unless model and guide are programs, data are data, and the backend is there, if one is asked for.
 
     Raises:
         TypeError: one of them is not.
+        ValueError: there is no such backend.
+        ImportError: it is not installed.
     """
+    if backend is not None:
+        backends.get(backend)
     if not callable(model):
         raise TypeError(
             f"model: expected a program, which is a function with sample statements, or a model from ppl_gen.models; got "
@@ -34,14 +40,23 @@ def check_program(model: Any, guide: Any, data: Any) -> None:
                 f"{what}: expected a program or a built object; got the class {program.__name__}. Build one first: "
                 f"{program.__name__}(...)."
             )
+    check_form(data)
+
+
+def check_form(data: Any, where: str = "data") -> None:
+    """Raise where data are a text, a program, or bare numbers in a list.
+
+    Raises:
+        TypeError: they are.
+    """
     if isinstance(data, str | bytes) or (callable(data) and not _is_data(data)):
         raise TypeError(
-            f"data: expected arrays, a tuple or dict of them, or batches; got {_said(data)}. Pass the arrays."
+            f"{where}: expected arrays, a tuple or dict of them, or batches; got {_said(data)}. Pass the arrays."
         )
     if isinstance(data, list) and data and all(map(_is_numbers, data)):
         raise TypeError(
-            f"data: expected an array, or a list of batches that are arrays; got a list of {len(data)} plain numbers or lists of "
-            "them. Pass numpy.array(data)."
+            f"{where}: expected an array, or a list of batches that are arrays; got a list of {len(data)} plain numbers or lists "
+            f"of them. Pass numpy.array({where})."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,17 @@ def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
             raise ValueError(f"data of shape {shape}")
         return Missing(shape, str(np.dtype(entry["dtype"])))
     return arrays[entry["array"]] if "array" in entry else entry["value"]
+
+
+def warn_if_old(path: Any, meta: Mapping[str, Any]) -> bool:
+    """Whether an older version wrote the file, which then has a warning."""
+    if meta["version"] != VERSION:
+        warnings.warn(
+            f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
+            "Fit.save lost what torch networks had learned (what checkpoint= wrote is whole). Train again if Fit.save wrote it.",
+            stacklevel=4,
+        )
+    return bool(meta["version"] != VERSION)
 
 
 def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:

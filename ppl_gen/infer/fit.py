@@ -14,7 +14,7 @@ from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.likelihood import lone_masks, unlearned
 from ppl_gen.infer.again import Watch, read_again
-from ppl_gen.infer.arguments import check_choices, check_options, check_program
+from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
 from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
 from ppl_gen.infer.interrupt import keeping
@@ -63,6 +63,8 @@ def fit(
 ) -> Fit:
     """Train a program on data.
 
+    Fits in several threads take turns: both libraries' handlers and random states belong to the whole process.
+
     Args:
         model: a Pyro, NumPyro or portable program, or a built-in model.
         guide: proposes the model's latents; None takes the model's own guide, else a mean-field one, with finite latents
@@ -100,7 +102,7 @@ def fit(
         Interrupted: Ctrl-C, a KeyboardInterrupt; `.fit` is the state so far, which a checkpoint holds too. The first Ctrl-C
             is taken up when the present step is done, a second one at once.
     """
-    check_program(model, guide, data)
+    check_program(model, guide, data, backend)
     listed = check_options(steps, batch_size, compile, patience, validation, callbacks, checkpoint)
     check_choices(estimators, num_particles, device)
     seed, learning_rate = as_seed(seed), check_rate(learning_rate)
@@ -215,6 +217,7 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
             "validation: expected a guide that proposes from the data it is given; got the automatic one, "
             "which has parameters for each training row. Write a guide, or drop validation."
         )
+    check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
     source = make_source(validation, None, 0, convert, getattr(model, "prepare", None))
     first = source.first()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from ppl_gen.infer.fit import open_program
 from ppl_gen.infer.prepare import Prepared, no_guide, own_objective, under
 from ppl_gen.infer.result import Fit, as_table
 from ppl_gen.infer.specs import rebuild, sites
+from ppl_gen.program import Batch
 
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
 FACTS: dict[str, Any] = {
@@ -101,21 +101,24 @@ def load(
         prepared, source = _read(path, model, guide, given, saved, names, encode)
     fit = _filled(path, model, prepared, source, arrays, saved)
     if made_up:
-        fit._other = prepared.backend.redraw(prepared.program, standins.others(source.first()), saved.facts["seed"] + 1)
+        fit._other = _others(prepared, standins.others(source.first()))
     return fit
+
+
+def _others(prepared: Prepared, batch: Batch) -> Batch:
+    """Other made-up data, their observed sites drawn, where the model can run on them at all."""
+    try:
+        drawn: Batch = prepared.backend.redraw(prepared.program, batch, 1)
+    except Exception:
+        return batch
+    return drawn
 
 
 def _saved(path: Any, meta: Mapping[str, Any], model: Any, objective: Any, estimators: Any) -> Saved:
     """What the header says, each part of its type; objective and estimators that are given come before."""
-    old = meta["version"] == 1
+    old = files.warn_if_old(path, meta)
     facts = _typed(path, {"loss_rows": meta.get("num_rows"), "validation_rows": None, **meta} if old else meta, FACTS)
     if old:
-        warnings.warn(
-            f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
-            "Fit.save lost what torch networks had learned: the present choices are taken, and weights as they are in the file. "
-            "Train again, or go on from a file that checkpoint= wrote.",
-            stacklevel=3,
-        )
         return Saved(facts, own_objective(model) if objective is None else objective, dict(estimators or {}), None)
     plan = _typed(path, meta.get("plan") if isinstance(meta.get("plan"), Mapping) else {}, PLAN)
     if objective is None:

@@ -213,6 +213,7 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
         save(path, state)
         return
     arrays, meta, _ = files.read(path)
+    files.warn_if_old(path, meta)
     own = state.fit.meta()
     for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
         if meta.get(key) != own[key]:

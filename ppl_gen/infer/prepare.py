@@ -117,16 +117,15 @@ def prepare(
     with backends.tripwire(backend.name), program.session(seed):
         try:
             facts = backend.read(program, batch)
-        except ProgramError:
-            raise
         except Exception as error:
             where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
-            if where is not None:
+            told = isinstance(error, ProgramError) and error.__cause__ is None
+            if where is not None and not told:
                 raise ProgramError(
                     f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
                     f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
                 ) from error
-            if bad is None:
+            if isinstance(error, ProgramError) or bad is None:
                 raise
             raise _not_finite(bad) from error
         if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm

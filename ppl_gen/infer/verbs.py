@@ -25,7 +25,7 @@ def read(
     model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any
 ) -> tuple[Prepared, Batch]:
     """The program, read on the whole data as one batch."""
-    check_program(model, guide, data)
+    check_program(model, guide, data, backend)
     check_choices(options.get("estimators"), options.get("num_particles", 1))
     args, kwargs = as_arguments(data)
     encode = getattr(model, "prepare", None)

@@ -184,6 +184,7 @@ def _guarded(call: Callable[[], Run]) -> Run:
 
 
 def _check_observation(where: str, msg: Any) -> list[str]:
+    checks.check_array(where, msg["value"])
     fn, value = msg["fn"], np.asarray(msg["value"])
     sizes = {frame.name: (frame.dim, frame.size) for frame in msg["cond_indep_stack"]}
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)

@@ -187,6 +187,7 @@ def _check_support(where: str, fn: Any) -> None:
 
 def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
     """Raise on an observation that counts and cannot be; what is to be said of one that the user lets pass."""
+    checks.check_array(where, msg["value"])
     fn, value = msg["fn"], torch.as_tensor(msg["value"])
     sizes = {f.name: (f.dim, f.size) for f in msg["cond_indep_stack"] if f.vectorized}
     shape = tuple(fn.batch_shape + fn.event_shape)
