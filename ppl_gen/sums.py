@@ -18,6 +18,7 @@ from ppl_gen.trials import Trials, align
 Array = Any
 MOST_RUNS = 256
 MOST_LEVELS = 64
+MOST_CELLS = 10**7  # numbers in one table, on the way of an elimination
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,10 @@ def plan_sums(facts: Facts) -> Facts:
     if not summed:
         return facts
     place = {site.name: i for i, site in enumerate(summed)}
-    summed.sort(key=lambda site: (-len(site.plates), place[site.name]))  # innermost plates first, else as they come
+    summed.sort(key=lambda site: (-len(site.plates), place[site.name]))
+    summed = _ordered(summed, list(_reads(facts, summed).values()))
     names = [site.name for site in summed]
-    reads = {}
-    for term, site in facts.sites.items():
-        found = tuple(name for name in names if name in site.reach or term == ("model", name))
-        if found and term[0] == "model":
-            reads[term] = found
+    reads = _reads(facts, summed)
     _check(facts, reads)
     trials = Trials.of({site.name: site.size or 1 for site in summed}, list(reads.values()))
     if trials.number > MOST_RUNS:
@@ -76,6 +74,44 @@ def plan_sums(facts: Facts) -> Facts:
     _check_order(facts, summed, reads)
     sums = Sums(tuple(summed), reads, trials, _roots(names, reads.values()))
     return replace(_reduced(facts, sums), summed=(sums, facts))
+
+
+def _reads(facts: Facts, summed: Sequence[Site]) -> dict[Term, tuple[str, ...]]:
+    """Term of the model -> the summed sites that it is a table over, in their order."""
+    names = [site.name for site in summed]
+    found = {
+        term: tuple(name for name in names if name in site.reach or term == ("model", name))
+        for term, site in facts.sites.items()
+        if term[0] == "model"
+    }
+    return {term: over for term, over in found.items() if over}
+
+
+def _ordered(summed: Sequence[Site], groups: Sequence[tuple[str, ...]]) -> list[Site]:
+    """The order of elimination: innermost plates first, then what leaves the smallest table, then as they come.
+
+    Raises:
+        ProgramError: one of the tables would be too large to hold.
+    """
+    sizes = {site.name: site.size or 1 for site in summed}
+    tables, waiting, order = [set(group) for group in groups], list(summed), list[Site]()
+
+    def joined(site: Site) -> set[str]:
+        return set().union(*(table for table in tables if site.name in table))
+
+    while waiting:
+        inner = [site for site in waiting if len(site.plates) == len(waiting[0].plates)]
+        site = min(inner, key=lambda one: math.prod(sizes[name] for name in joined(one)))
+        cells = math.prod(sizes[name] for name in joined(site)) * math.prod(site.batch_shape)
+        if cells > MOST_CELLS:
+            raise ProgramError(
+                f"site '{site.name}' ({site.distribution}): expected finite latents of the model that can be summed out by tables "
+                f"of at most {MOST_CELLS} numbers; got one of {cells}. Add some of them to the guide."
+            )
+        tables = [*(table for table in tables if site.name not in table), joined(site) - {site.name}]
+        waiting.remove(site)
+        order.append(site)
+    return order
 
 
 def _check(facts: Facts, reads: Mapping[Term, tuple[str, ...]]) -> None:

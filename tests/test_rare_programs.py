@@ -215,15 +215,6 @@ def test_sites_that_come_and_go_are_refused_by_name(seed: int, backend: str) -> 
         infer.plan(model, guide, lib.array([1.2, -0.7]), backend=backend, seed=seed)
 
 
-def test_a_sequential_plate_that_draws_its_rows_is_refused_by_name() -> None:
-    def model(x: Any) -> None:
-        for i in pyro.plate("rows", 4, subsample_size=2):
-            pyro.sample(f"x{i}", pyro.distributions.Normal(pyro.param("loc", torch.tensor(0.1)), 1.0), obs=x[i])
-
-    with pytest.raises(ProgramError, match=r"site 'x\d': .*vectorized plate"):
-        infer.plan(model, None, np.arange(4.0), backend="torch")
-
-
 def test_a_site_that_turns_up_late_stops_the_run() -> None:
     calls = itertools.count()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from torch.distributions.utils import lazy_property
 
 from ppl_gen.backends.held import held
 
+MOST_NUMBERS = 10**6  # in a list of all values of a finite support
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
 
 
@@ -264,13 +266,22 @@ def support(distribution: Any) -> tuple[str, int | None]:
 
 def num_values(distribution: Any) -> int | None:
     """Number of values of one element of a finite support; None for others."""
-    core = unmasked(distribution)
-    while isinstance(core, Independent | dist.ExpandedDistribution):
-        core = core.base_dist
+    core = named(distribution)
+    if not core.has_enumerate_support or _too_many(core):
+        return None
     try:
-        return int(core.enumerate_support(expand=False).shape[0]) if core.has_enumerate_support else None
+        return int(core.enumerate_support(expand=False).shape[0])
     except NotImplementedError:  # binomials of several total counts
         return None
+
+
+def _too_many(core: Any) -> bool:
+    """Whether a list of a distribution's values is too long to be made: they are drawn, then, and never tried."""
+    if isinstance(core, torch.distributions.OneHotCategorical):
+        return math.prod(core.event_shape) ** 2 > MOST_NUMBERS
+    if isinstance(core, torch.distributions.Binomial | dist.BetaBinomial):
+        return bool((core.total_count > MOST_NUMBERS).any())
+    return False
 
 
 def others(distribution: Any, value: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,9 +18,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ppl_gen
-
-_LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, pyro, ppl_gen))
+_OWN = str(Path(__file__).parents[2]) + os.sep
+_LIBRARIES = (_OWN, *(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, pyro)))
 _OPERATION = re.compile(r"torch\.ops\.(\w+\.\w+?)(?:_backward)?\.\w+\(")
 
 
@@ -58,7 +58,7 @@ def of_error(error: BaseException, last: str | None) -> str:
 def _within(frames: Iterable[tuple[FrameType, int]]) -> list[tuple[FrameType, int]]:
     """The frames inside of this package's innermost loop: what called it is no part of the program."""
     found = list(frames)
-    own = [i for i, (frame, _) in enumerate(found) if frame.f_code.co_filename.startswith(_LIBRARIES[2])]
+    own = [i for i, (frame, _) in enumerate(found) if frame.f_code.co_filename.startswith(_OWN)]
     return found[own[0] :] if own else found
 
 
