@@ -64,7 +64,9 @@ class Program:
         self.row_plates: Collection[str] | None = ()
         self.open = True
         self.compiled = Compiled()
-        self._replaced: dict[str, Array] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
+        self._replaced: dict[
+            str, Array
+        ] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
     def placed(self, tree: Any) -> Any:
