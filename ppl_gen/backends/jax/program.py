@@ -19,6 +19,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.distributions import satisfies
 from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
@@ -227,7 +228,7 @@ class _Table:
         value = jnp.asarray(leaf)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
-        if not bool(jnp.all(constraint(value))):
+        if not satisfies(constraint, value).all():
             raise ProgramError(
                 f"param '{name}': expected an initial value in {constraint}; got {np.ravel(value)[:3].tolist()}. "
                 "Start it inside its constraint."
