@@ -225,5 +225,7 @@ else:
 
 def test_a_fit_runs_on_the_device_asked_for() -> None:
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", ON_A_DEVICE], env={**os.environ, **flags}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_DEVICE], env={**os.environ, **flags}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,7 @@ GUIDES = {
     "by hand": lambda: by_hand,
     "list": listed,
     **{
-        name: lambda kind=getattr(autoguide, name): kind(in_a_plate)
+        name: lambda name=name: getattr(autoguide, name)(in_a_plate)
         for name in (
             "AutoDelta",
             "AutoMultivariateNormal",

@@ -19,6 +19,7 @@ class Arm(DisArm):
     """
 
     source = "Yin & Zhou 2019"
+    alone = True
 
     def weight(self, view: View, first: Array, second: Array, noise: Array, logits: Array) -> Array:
         """See `DisArm.weight`."""

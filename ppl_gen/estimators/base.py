@@ -82,12 +82,24 @@ class Estimator(ABC):
         needs: what a site must offer.
         source: where the estimator comes from.
         cuts: whether values of the site pass no gradient, and `estimate` makes up for it.
+        alone: whether several particles give the mean of what each gives alone; each class says so for itself.
     """
 
     unbiased: ClassVar[bool]
     needs: ClassVar[str]
     source: ClassVar[str]
     cuts: ClassVar[bool]
+    alone: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass may compare particles where its parent does not."""
+        super().__init_subclass__(**options)
+        cls.alone = vars(cls).get("alone", False)
+
+    @property
+    def by_particle(self) -> bool:
+        """Whether each particle may be estimated by itself, and the estimates averaged."""
+        return self.alone
 
     @abstractmethod
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
@@ -109,6 +121,16 @@ class Estimator(ABC):
         """The site's part of the gradient; None where it is all in the value's own path or in log q's weight."""
         return None
 
+    def part(self, view: View) -> Any:
+        """What one particle, seen alone, has to say to `joined`: its estimate, or other arrays; None if nothing."""
+        return self.estimate(view)
+
+    def joined(self, xp: Any, parts: Sequence[Any]) -> Estimate:
+        """The estimate from all particles' parts."""
+        loss = None if parts[0].loss is None else sum(part.loss for part in parts) / len(parts)
+        averages = {n: sum(part.averages[n] for part in parts) / len(parts) for n in parts[0].averages}
+        return Estimate(sum(part.surrogate for part in parts) / len(parts), loss, averages)
+
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
         return f"{type(self).__name__}({options})"
@@ -120,9 +142,16 @@ class Baseline(ABC):
     Attributes:
         by_component: whether each component of a binary or categorical site's logits has its own; the signals that
             `judge` and `update` see are then `Piece`s, see `Optimal`.
+        alone: whether the averages after several signals are the mean of those after each; each class says so for itself.
     """
 
     by_component: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass may average otherwise than its parent."""
+        super().__init_subclass__(**options)
+        cls.alone = vars(cls).get("alone", False)
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """(weights that are trained, running averages) to begin with."""

@@ -22,6 +22,8 @@ class Constant(Baseline):
         Constant(value=-80.0)
     """
 
+    alone = True
+
     def __init__(self, value: float = 0.0) -> None:
         self.value = value
 
@@ -44,6 +46,8 @@ class MovingAverage(Baseline):
         >>> MovingAverage().decay
         0.95
     """
+
+    alone = True
 
     def __init__(self, decay: float = 0.95) -> None:
         if not 0 <= decay < 1:
@@ -88,6 +92,8 @@ class Learned(Baseline):
         >>> Learned(hidden=32).hidden
         32
     """
+
+    alone = True
 
     def __init__(self, hidden: int = 64, decay: float = 0.95) -> None:
         self.hidden, self.decay = hidden, decay

@@ -24,6 +24,7 @@ class DisArm(Estimator):
     needs = "binary or categorical elements"
     source = "Dong, Mnih & Tucker 2020"
     cuts = True
+    alone = True
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""

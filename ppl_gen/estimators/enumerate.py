@@ -28,6 +28,7 @@ class Enumerate(Estimator):
     needs = "a finite support, and plate elements that do not move one another's cost"
     source = "book eq. 20.59"
     cuts = True  # the value is fixed, and log q weighs it
+    alone = True
 
     def __init__(self, max_size: int = 64) -> None:
         self.max_size = max_size

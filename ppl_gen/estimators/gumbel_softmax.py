@@ -35,6 +35,7 @@ class GumbelSoftmax(Estimator):
     needs = "a binary site along whose value every cost is differentiable"
     source = "Jang et al. 2017; Maddison et al. 2017"
     cuts = False
+    alone = True
 
     def __init__(self, temperature: float = 0.5) -> None:
         if not temperature > 0:

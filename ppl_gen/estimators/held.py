@@ -18,6 +18,7 @@ class Held(Estimator):
     needs = "an objective that differentiates at fixed values"
     source = "none"
     cuts = True
+    alone = True
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_moving_support, weighted_score
+from collections.abc import Sequence
+from typing import Any
+
+from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_moving_support, weighted_score
 from ppl_gen.program import Facts, Site
 
 
@@ -24,6 +27,7 @@ class LeaveOneOut(Estimator):
     needs = "two particles or more, and a log density whose support does not move"
     source = "Kool et al. 2019; Mnih & Rezende 2016"
     cuts = True
+    alone = True
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
@@ -35,3 +39,13 @@ class LeaveOneOut(Estimator):
         """See `Estimator.estimate`."""
         gaps = [view.signal(k) - view.others(k) for k in range(len(view.runs))]
         return Estimate(weighted_score(view, gaps), None, view.averages)
+
+    def part(self, view: View) -> tuple[Array, Array]:
+        """See `Estimator.part`: the particle's signal and log q."""
+        return view.signal(0), view.runs[0].logq[view.site.name]
+
+    def joined(self, xp: Any, parts: Sequence[tuple[Array, Array]]) -> Estimate:
+        """See `Estimator.joined`: what others would give is the mean of their signals."""
+        signals, log_q = (xp.stack(list(each)) for each in zip(*parts, strict=True))
+        others = (xp.sum(signals, axis=0, keepdims=True) - signals) / (len(parts) - 1)
+        return Estimate(xp.sum(log_q * xp.stop_gradient(signals - others)) / len(parts), None, {})

@@ -31,6 +31,7 @@ class MeasureValued(Estimator):
     needs = "Bernoulli, Categorical, Normal, Poisson or Gamma elements that do not meet those of their plate"
     source = "Mohamed et al. 2020"
     cuts = True
+    alone = True
 
     def __init__(self, max_elements: int = 16) -> None:
         self.max_elements = max_elements

@@ -30,6 +30,7 @@ class MuProp(Estimator):
     needs = "a binary site along whose value every cost is differentiable"
     source = "Gu et al. 2016"
     cuts = True
+    alone = True
 
     def __init__(self, baseline: Baseline | None = None) -> None:
         self.baseline = MovingAverage() if baseline is None else baseline
@@ -45,6 +46,11 @@ class MuProp(Estimator):
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
         """See `Estimator.start`."""
         return self.baseline.start(site, rng)
+
+    @property
+    def by_particle(self) -> bool:
+        """See `Estimator.by_particle`."""
+        return super().by_particle and self.baseline.alone
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""

@@ -52,6 +52,7 @@ class Optimal(Baseline):
     """
 
     by_component = True
+    alone = True
 
     def __init__(self, learned: bool = False, decay: float = 0.99, hidden: int = 64) -> None:
         self.learned, self.decay, self.hidden = learned, decay, hidden

@@ -22,6 +22,7 @@ class Pathwise(Estimator):
     needs = "a continuous support, a reparametrized sampler, a cost without jumps"
     source = "book eq. 20.55-20.57"
     cuts = False
+    alone = True
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""

@@ -39,6 +39,7 @@ class Rebar(Estimator):
     needs = "a binary site along whose value, and what follows from it, every cost is differentiable"
     source = "Tucker et al. 2017"
     cuts = True
+    alone = True
 
     def __init__(self, temperature: float = 0.5, coefficient: float = 1.0) -> None:
         if not temperature > 0:

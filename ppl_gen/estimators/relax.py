@@ -35,6 +35,7 @@ class Relax(Rebar):
 
     needs = "a binary or categorical site; one of a derivative between its values helps"
     source = "Grathwohl et al. 2018"
+    alone = True
 
     def __init__(
         self, hidden: int = 32, temperature: float = 0.5, coefficient: float = 1.0, decay: float = 0.95

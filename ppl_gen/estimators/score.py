@@ -41,6 +41,7 @@ class Score(Estimator):
     needs = "a log density whose support does not move with what is learned"
     source = "book eq. 20.59-20.67"
     cuts = True
+    alone = True
 
     def __init__(self, baseline: Baseline | None = None, normalize: bool = False) -> None:
         if baseline is not None and not isinstance(baseline, Baseline):
@@ -67,6 +68,11 @@ class Score(Estimator):
         if self.normalize:
             averages = averages | {f"gap.{n}": v for n, v in _GAP.start(site, rng)[1].items()}
         return weights, averages
+
+    @property
+    def by_particle(self) -> bool:
+        """See `Estimator.by_particle`."""
+        return super().by_particle and self.baseline.alone
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""

@@ -25,6 +25,7 @@ class StraightThrough(GumbelSoftmax):
     """
 
     source = "Bengio et al. 2013; Jang et al. 2017"
+    alone = True
 
     def value(self, xp: Any, soft: Array) -> Array:
         """See `GumbelSoftmax.value`."""

@@ -56,6 +56,15 @@ class Loss(NamedTuple):
     buffers: dict[str, Any]
 
 
+class Part(NamedTuple):
+    """What some of the particles give: `Loss` before the sites' estimates, site -> those for each value tried, buffers."""
+
+    surrogate: Array
+    value: Array
+    estimates: dict[str, list[Any]]
+    buffers: dict[str, Any]
+
+
 @dataclass
 class Particles:
     """One set of runs: what every site's estimate is made from.
@@ -214,12 +223,19 @@ class Bound(ABC):
         at_fixed_values: whether every value is taken as it was drawn, so that no site's estimator is asked.
         dreams: whether it runs the guide on data that the model draws.
         same_rows: whether particles are compared element by element, and so must see the same subsample.
+        by_particle: whether several particles give the mean of what each gives alone; each class says so for itself.
     """
 
     kind: str
     at_fixed_values: ClassVar[bool] = False
     dreams: ClassVar[bool] = False
     same_rows: ClassVar[bool] = False
+    by_particle: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass may compare particles where its parent does not."""
+        super().__init_subclass__(**options)
+        cls.by_particle = vars(cls).get("by_particle", False)
 
     @abstractmethod
     def value(self, particles: Particles) -> Array:
@@ -293,32 +309,64 @@ class Bound(ABC):
             weights: site -> weights of its estimator.
             averages: site -> running averages of its estimator.
         """
+        estimators = {name: row.estimator for name, row in plan.rows.items()}
+        alone = len(keys) > 1 and self.by_particle and all(one.by_particle for one in estimators.values())
+
+        def some(keys: list[Any]) -> Part:
+            return self._evaluate(xp, run, keys, plan, weights, averages, alone=alone)
+
+        parts: list[Part] = xp.each(lambda key: some([key]), keys) if alone else [some(list(keys))]
+        surrogate, value = (_average([part[i] for part in parts]) for i in range(2))
+        found: dict[str, list[Arrays]] = {name: [] for name in plan}
+        for name, estimator in estimators.items():
+            for each in zip(*(part.estimates[name] for part in parts), strict=True):
+                estimate = estimator.joined(xp, each) if alone else each[0]
+                surrogate = surrogate - estimate.surrogate
+                found[name].append(estimate.averages)
+                surrogate = surrogate if estimate.loss is None else surrogate + estimate.loss
+        # values that are tried share their noise: none may see what another's signal has made of the averages
+        after = {name: _mean(found[name]) if found.get(name) else own for name, own in averages.items()}
+        after |= {OWN: self.at(xp, averages[OWN])[1]} if OWN in averages else {}
+        return Loss(surrogate, value, after, parts[-1].buffers)
+
+    def _evaluate(
+        self,
+        xp: Any,
+        run: RunProgram,
+        keys: list[Any],
+        plan: Plan,
+        weights: dict[str, Arrays],
+        averages: dict[str, Arrays],
+        *,
+        alone: bool,
+    ) -> Part:
+        """What these particles give; `alone`: one of several that are evaluated one by one."""
         enumeration = plan.enumeration
         run = enumerated(summed(xp, run, plan.facts), enumeration)
-        objective, kept = self.at(xp, averages.get(OWN, {}))
+        objective, _ = self.at(xp, averages.get(OWN, {}))
         sites = {name: plan.facts.sites["guide", name] for name in plan}
         drawn = {name: draw for name, row in plan.rows.items() if (draw := row.estimator.draw(xp)) is not None}
         surrogate, value, buffers = xp.zeros(()), xp.zeros(()), {}
-        found: dict[str, list[Arrays]] = {name: [] for name in plan}
+        estimates: dict[str, list[Any]] = {name: [] for name in plan}
         for fixed in enumeration.assignments():
             particles = Particles(xp, run, list(keys), plan, {**fixed, **drawn}, objective, enumeration)
             bound = objective.value(particles)
             surrogate, value = surrogate - objective.live(particles, bound), value - xp.stop_gradient(bound)
             for name, row in plan.rows.items():
                 view = SiteView(particles, objective, sites[name], weights.get(name, {}), averages.get(name, {}))
-                estimate = row.estimator.estimate(view)
-                if estimate is not None:
-                    surrogate = surrogate - estimate.surrogate
-                    found[name].append(estimate.averages)
-                    surrogate = surrogate if estimate.loss is None else surrogate + estimate.loss
+                estimate = row.estimator.part(view) if alone else row.estimator.estimate(view)
+                estimates[name] += [] if estimate is None else [estimate]
             buffers = particles.runs[-1].buffers
-        # values that are tried share their noise: none may see what another's signal has made of the averages
-        after = {name: _mean(found[name]) if found.get(name) else own for name, own in averages.items()}
-        return Loss(surrogate, value, after | ({OWN: kept} if OWN in averages else {}), buffers)
+        return Part(surrogate, value, estimates, buffers)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k != "kind")
         return f"{type(self).__name__}({options})"
+
+
+def _average(several: Sequence[Array]) -> Array:
+    """Their mean; one alone stays as it is."""
+    return several[0] if len(several) == 1 else sum(several[1:], several[0]) / len(several)
 
 
 def _mean(several: list[Arrays]) -> Arrays:

@@ -34,6 +34,8 @@ class ELBO(Bound):
         'lower_bound'
     """
 
+    by_particle = True
+
     def __init__(self, kl_weight: float | Warmup = 1.0, analytic_kl: bool = False) -> None:
         self.kl_weight, self.analytic_kl = kl_weight, analytic_kl
         if self.final_weight < 0:

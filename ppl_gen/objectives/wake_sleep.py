@@ -29,6 +29,7 @@ class WakeSleep(ELBO):
 
     at_fixed_values = True
     dreams = True
+    by_particle = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions import biject_to
+from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import IdentityTransform
 
 from ppl_gen.backends.held import held
@@ -25,6 +26,32 @@ def arrays(thing: Any) -> list[Array]:
 def held_arrays(distribution: Any) -> list[Array]:
     """The arrays that functions inside a distribution hold (the drift of a stochastic differential equation)."""
     return arrays(list(held(distribution, jax.Array)))
+
+
+def satisfies(constraint: Any, value: Any) -> np.ndarray:
+    """Where a value lies in a constraint, by NumPy where it can: an eager operation of JAX compiles for every shape."""
+    value = np.asarray(value)
+    try:
+        return np.asarray(constraint(value))
+    except (AttributeError, TypeError):  # what only JAX's arrays have
+        return np.asarray(constraint(jnp.asarray(value)))
+
+
+def bad_argument(distribution: Any) -> tuple[str, str, Any] | None:
+    """(name, constraint, value) of the first argument, of what it is built from too, that is not as it should be."""
+    own = {} if is_unchecked(distribution) else distribution.get_args()
+    for name, value in own.items():
+        constraint = distribution.arg_constraints[name]
+        if not constraints.is_dependent(constraint) and not np.all(inside := satisfies(constraint, value)):
+            whole = np.asarray(value)
+            worst = whole[~inside].flat[0] if np.shape(inside) == whole.shape else whole.tolist()
+            return name, str(constraint), worst
+    parts = jax.tree.leaves(distribution, is_leaf=lambda node: node is not distribution and _is_distribution(node))
+    return next((bad for part in parts if _is_distribution(part) and (bad := bad_argument(part))), None)
+
+
+def _is_distribution(node: Any) -> bool:
+    return isinstance(node, dist.Distribution)
 
 
 def unmasked(distribution: Any) -> Any:

@@ -41,9 +41,10 @@ def each(function: Callable[[Array], Any], keys: Sequence[Array]) -> list[Any]:
     except NotImplementedError:  # a callback to the host that cannot be batched, or a function inside a distribution
         return [function(key) for key in keys]
     tree, is_array, constants = kept
+    parts = [jnp.unstack(leaf) for leaf in found]
     results = []
     for k in range(len(keys)):
-        supply = (leaf[k] for leaf in found)
+        supply = (part[k] for part in parts)
         leaves = [next(supply) if a else c for a, c in zip(is_array, constants, strict=True)]
         results.append(jax.tree.unflatten(tree, leaves))
     return results

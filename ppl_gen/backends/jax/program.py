@@ -19,6 +19,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.distributions import satisfies
 from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
@@ -66,7 +67,9 @@ class Program:
         self.open = True
         self.judging = False  # in evaluation
         self.compiled = Compiled()
-        self._replaced: dict[str, Array] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
+        self._replaced: dict[
+            str, Array
+        ] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
     def placed(self, tree: Any) -> Any:
@@ -241,7 +244,7 @@ class _Table:
         value = jnp.asarray(leaf)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
-        if not bool(jnp.all(constraint(value))):
+        if not satisfies(constraint, value).all():
             raise ProgramError(
                 f"param '{name}': expected an initial value in {constraint}; got {np.ravel(value)[:3].tolist()}. "
                 "Start it inside its constraint."

@@ -11,19 +11,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpyro.distributions import constraints
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, on_host, user_line
 from ppl_gen.backends.jax.distributions import (
     arrays,
+    bad_argument,
     core,
     features,
     held_arrays,
     is_unchecked,
     num_values,
     others,
+    satisfies,
     seen,
     support,
     unconstrained,
@@ -63,6 +64,7 @@ def read(program: Program, batch: Batch) -> Facts:
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
+        _check_arguments(where, msg["fn"])
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             notes.extend(_check_observation(where, msg))
         sites[role, msg["name"]] = site = _site(role, msg, plates)
@@ -78,15 +80,14 @@ def read(program: Program, batch: Batch) -> Facts:
             if "Mixture" in site.distribution:  # whose components may end inside its support
                 poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
-    with numpyro.validation_enabled(True):
-        run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
+    run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
     run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
     for name, prior in priors.items():
         some = more[name] if sites["guide", name].support == "finite" else more[name][:2]
         drawn = [np.asarray(run.values[name]), *some]
-        inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
+        inside = [(value, satisfies(prior.support, value)) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
     reached, eager = _reaches(program, batch, run, sites, poles, runs)
@@ -183,15 +184,24 @@ def _guarded(call: Callable[[], Run]) -> Run:
         raise ProgramError(f"the program's first run: {error}") from error
 
 
+def _check_arguments(where: str, distribution: Any) -> None:
+    bad = bad_argument(distribution)
+    if bad is not None:
+        name, constraint, value = bad
+        raise ProgramError(
+            f"{where}: expected its {name} to be {constraint}; got {value}. Check what the site depends on, and its constraints."
+        )
+
+
 def _check_observation(where: str, msg: Any) -> list[str]:
     checks.check_array(where, msg["value"])
     fn, value = msg["fn"], np.asarray(msg["value"])
     sizes = {frame.name: (frame.dim, frame.size) for frame in msg["cond_indep_stack"]}
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
     checks.check_plates(where, shape, value.shape, sizes, len(fn.event_shape))
-    value = np.asarray(seen(fn, jnp.asarray(value)))
+    value = np.asarray(seen(fn, value))
     constraint = unmasked(fn).support or constraints.real  # a class may state none
-    inside = np.asarray(constraint(jnp.asarray(value)))
+    inside = satisfies(constraint, value)
     return checks.check_value(where, value, inside, str(constraint), checked=not is_unchecked(fn))
 
 
@@ -250,7 +260,7 @@ def _scaled(msg: Any) -> bool:
 
 
 def _num_features(fn: Any) -> int | None:
-    inputs = features(fn) if math.prod(fn.batch_shape) > 1 else None
+    inputs = jax.eval_shape(lambda: features(fn)) if math.prod(fn.batch_shape) > 1 else None
     return None if inputs is None else int(inputs.shape[-1])
 
 

@@ -285,6 +285,7 @@ class Trainer:
 
     def _loop_of(self, build: Build, key: Any, watchful: bool) -> Any:
         """The compiled loop for batches of this kind."""
+
         def loop(state: State, given: list[Array], rows: Any, count: Array) -> tuple[State, Array, Array]:
             return self._many(build, state, given, rows, count, watchful)
 
