@@ -74,6 +74,8 @@ _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
     new_empty new_zeros new_ones new_full new_empty_strided""".split()
 )
+# Operations whose results hold what no operand shows.
+_FROM_OUTSIDE = frozenset("lift_fresh from_file empty empty_strided empty_like new_empty new_empty_strided".split())
 _DETACH = frozenset([_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data.__get__, torch.tensor, _T.new_tensor])
 # Functions that read their arguments only to refuse bad ones.
 _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
@@ -229,6 +231,7 @@ class Tracker:
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
                 self._escaped = merge(self._escaped, lost)
             if func in _FROM_LIST and args and (known := numbers(args[0])):
+                self.words.constant(out)
                 self.ranges.set(out, hull(list(map(self.ranges.of, known))))
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
@@ -280,6 +283,8 @@ class Tracker:
         read = () if name in _SHAPE_ONLY else (args, kwargs)
         inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
         written = _written(func, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) or name in _FROM_OUTSIDE
+        self.words.made(random, inputs, list(_tensors(out)), [*(tensor for tensor, _ in written), *buffers])
         if self.words.planes:
             targets = [*(tensor for tensor, _ in written), *buffers]
             self.words.operation(func, name, args, kwargs, inputs, list(_tensors(out)), targets)
