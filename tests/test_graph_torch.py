@@ -193,7 +193,7 @@ SMOOTH = {
     "in place, seen by an older view": (read_an_older_view, {"z"}),
     "in place, list operators": (lambda z, w: torch._foreach_add([z], [w]), {"z", "w"}),
     "linear algebra": (
-        lambda z: (torch.linalg.cholesky(torch.diag(z.exp())), torch.logdet(torch.diag(z.exp()))),
+        lambda z: torch.linalg.cholesky(torch.diag(z.exp())),
         {"z"},
     ),
     "cosine": (lambda z, w: F.cosine_similarity(z, w, 0), {"z", "w"}),
@@ -244,6 +244,7 @@ JUMPS = {
     "a 0-d index of a constant": (lambda k: torch.arange(6.0).view(2, 3)[k, 1:], {"k!"}),
     "a 0-d index, written": (lambda k, w: write(torch.zeros(2, 3), (0, k), w[0]), {"k!", "w"}),
     "a 0-d index, a number written": (lambda k: write(torch.zeros(3), k, 1.0), {"k!"}),
+    "the logarithm of a determinant": (lambda z: torch.logdet(torch.diag(z.exp())), {"z!"}),
     "a view by index, written": (write_into_a_row, {"k!", "w"}),
     "nearest neighbour": (nearest, {"z!"}),
     "counting norm": (lambda z: z.norm(0), {"z!"}),

@@ -91,12 +91,14 @@ STEPS: dict[str, Any] = {  # functions of torch that jump, though autograd has a
     "eigenvector": lambda z: torch.linalg.eigh(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, -z])]))[1][0, 0],
     "pivots": lambda z: torch.linalg.lu(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, 0 * z])]))[2][0, 1],
     "cosine": lambda z: torch.cosine_similarity(z * torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), dim=0),
+    "cosine, whose length is not proved": lambda z: torch.cosine_similarity(
+        torch.stack([z, ONE]), torch.tensor([2.0, 1.0]), dim=0
+    ),
     "layer norm": lambda z: torch.nn.functional.layer_norm(torch.stack([z, 0 * z]), (2,), eps=1e-12)[0],
     "derivative of a kink": lambda z: torch.func.grad(torch.relu)(z),
 }
 SMOOTH: dict[str, Any] = {
     "eigenvalue": lambda z: torch.linalg.eigh(torch.stack([torch.stack([z, ONE]), torch.stack([ONE, -z])]))[0][1],
-    "cosine": lambda z: torch.cosine_similarity(torch.stack([z, ONE]), torch.tensor([2.0, 1.0]), dim=0),
     "layer norm": lambda z: torch.nn.functional.layer_norm(torch.stack([z, ONE, 2 * ONE]), (3,))[0],
     "derivative of a smooth function": lambda z: torch.func.grad(torch.tanh)(z),
 }

@@ -317,3 +317,24 @@ def _free_shape(distribution: Any) -> torch.Size:
     return torch.Size(
         biject_to(distribution.support).inverse_shape(distribution.batch_shape + distribution.event_shape)
     )
+
+
+def ends_inside(distribution: Any) -> bool:
+    """Whether a density may jump inside its support: that of a mixture does where one of its parts ends."""
+    core = named(distribution)
+    if "Mixture" not in type(core).__name__:
+        return False
+    parts = [value for value in vars(core).values() if isinstance(value, torch.distributions.Distribution)]
+    supports = [part.support for part in parts if not part.support.is_discrete]
+    ends = {tuple(map(repr, (_end(s, "lower_bound"), _end(s, "upper_bound")))) for s in map(_innermost, supports)}
+    return len(ends) > 1 or any("tensor" in end for pair in ends for end in pair)
+
+
+def _innermost(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def _end(support: Any, name: str) -> object:
+    return getattr(support, name, None)

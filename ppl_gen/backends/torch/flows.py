@@ -29,6 +29,7 @@ class Call:
         outs: the tensors that need words.
         written: those of its operands that it writes.
         read: a tensor's words.
+        constant: whether a tensor is made inside the run from numbers alone, so that it is the same in every run.
     """
 
     func: Any
@@ -39,6 +40,7 @@ class Call:
     outs: Sequence[Tensor]
     written: Sequence[Tensor]
     read: Callable[[Tensor], Words]
+    constant: Callable[[Tensor], bool]
 
     def given(self, name: str, default: Any = None) -> Any:
         """An argument by the name that the operator's schema has for it."""
@@ -260,7 +262,7 @@ def _index(call: Call) -> list[Words]:
     tensor, indices = call.args[0], list(call.args[1])
     places, wide = _places(tensor, indices)
     chosen = call.present(tensor)
-    loose = [place for place, index in places if call.read(index) is not None]
+    loose = [place for place, index in places if not call.constant(index)]
     loose_dims = [dim for place in loose for dim in wide[place]]
     if loose_dims:
         chosen = reduced(chosen, loose_dims).expand(tensor.shape)
@@ -298,7 +300,7 @@ def _gather(call: Call) -> list[Words]:
     tensor, dim, index = call.args[:3]
     marks = call.read(index)
     chosen = call.present(tensor)
-    if marks is not None and tensor.dim():
+    if not call.constant(index) and tensor.dim():
         chosen = reduced(chosen, [dim]).expand(tensor.shape)
     return [either(torch.gather(chosen, dim, index), marks)]
 
@@ -307,8 +309,9 @@ def _index_select(call: Call) -> list[Words]:
     tensor, dim, index = call.args[:3]
     marks = call.read(index)
     chosen = call.present(tensor)
-    if marks is not None:
+    if not call.constant(index):
         chosen = reduced(chosen, [dim]).expand(tensor.shape)
+    if marks is not None:
         marks = marks.reshape([-1] + [1] * (tensor.dim() - dim % tensor.dim() - 1))
     return [either(torch.index_select(chosen, dim, index), marks)]
 
@@ -317,7 +320,7 @@ def _embedding(call: Call) -> list[Words]:
     table, index = call.args[:2]
     marks, chosen = call.read(index), call.read(table)
     if chosen is not None:
-        chosen = (chosen if marks is None else reduced(chosen, [0]).expand(table.shape))[index]
+        chosen = (chosen if call.constant(index) else reduced(chosen, [0]).expand(table.shape))[index]
     return [either(None if marks is None else marks.unsqueeze(-1), chosen)]
 
 
@@ -331,7 +334,7 @@ def _scatter(call: Call) -> list[Words]:
         words = words[tuple(slice(size) for size in index.shape)] if source.dim() else words
         marks = either(marks, words)
     if marks is None:
-        return _all(call, own)
+        return _all(call, own if call.constant(index) or not tensor.dim() else own | reduced(own, [dim]))
     spread = own.new_zeros([1 if d == dim % max(tensor.dim(), 1) else size for d, size in enumerate(tensor.shape)])
     if not tensor.dim():
         return _all(call, own | everything(marks))
@@ -356,7 +359,7 @@ def _index_put(call: Call) -> list[Words]:
     if len(given) == 1 and given[0].dtype == torch.bool and given[0].shape == tensor.shape and values.numel() == 1:
         return _all(call, either(own, call.read(given[0]), call.whole([values])))  # as masked_fill
     own_words = call.whole(given)
-    if own_words is None and marks is not None and not call.given("accumulate", False):
+    if all(map(call.constant, given)) and marks is not None and not call.given("accumulate", False):
         numbered = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
         places = numbered[tuple(slice(None) if index is None else index for index in indices)]
         if places.unique().numel() == places.numel():

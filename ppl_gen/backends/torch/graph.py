@@ -40,7 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ppl_gen.backends.torch import host, smooth
 from ppl_gen.backends.torch.paths import Answers
 from ppl_gen.backends.torch.pieces import Pieces
-from ppl_gen.backends.torch.ranges import Ranges, hull, numbers
+from ppl_gen.backends.torch.ranges import UNKNOWN, Ranges, hull, numbers
 from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
@@ -74,6 +74,8 @@ _SHAPE_ONLY = frozenset(
     """empty_like zeros_like ones_like full_like rand_like randn_like randint_like
     new_empty new_zeros new_ones new_full new_empty_strided""".split()
 )
+# Operations whose results hold what no operand shows.
+_FROM_OUTSIDE = frozenset("lift_fresh from_file empty empty_strided empty_like new_empty new_empty_strided".split())
 _DETACH = frozenset([_T.detach, torch.detach, _T.detach_, torch.detach_, _T.data.__get__, torch.tensor, _T.new_tensor])
 # Functions that read their arguments only to refuse bad ones.
 _CHECKED = frozenset([F.one_hot, F.gaussian_nll_loss])
@@ -82,7 +84,6 @@ _SMOOTH = frozenset([torch.quantile, _T.quantile, torch.nanquantile])
 _FROM_LIST = frozenset([torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor])
 _REPLACE = frozenset([_T.data.__set__, _T.detach_, torch.detach_])
 _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
@@ -177,6 +178,9 @@ class Tracker:
             if tensor.requires_grad:
                 self._live.add(label)
             self._set(tensor, {label: Path()}, fresh=True)
+            if not label.startswith(PARAM):
+                self.ranges.set(tensor, UNKNOWN)
+                self.pieces.latent(label, tensor)
         return tensor
 
     def reach(self, *values: object) -> Reach:
@@ -200,7 +204,7 @@ class Tracker:
             return func(*args, **kwargs)
         outer = self._func, self._subscript, self._trusted
         self._func, self._subscript = func, []
-        self._trusted = func in _SMOOTH and torch.is_grad_enabled()
+        self._trusted = torch.is_grad_enabled() and (func in _SMOOTH or self._is_angle(func, args, kwargs))
         try:
             places: list[Tensor] = []
             if func in host.ANSWERED and self._is_random(args[0]):
@@ -217,8 +221,6 @@ class Tracker:
                 args = (args[0], self._with_ends(args[1], func), *args[2:])
                 self._subscript = list(_tensors(args[1]))
                 places = [t for t in self._subscript if not t.dim() and self._of(t)]
-                if places and func is _T.__getitem__ and all(t.dtype in _WHOLE for t in places):
-                    return _chosen(args[0], args[1])
                 if places:  # the host reads them, and the operation shows but one element
                     self.words.smear(args[0], *places, *_tensors(args[2:]))
             out = func(*args, **kwargs)
@@ -229,12 +231,20 @@ class Tracker:
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
                 self._escaped = merge(self._escaped, lost)
             if func in _FROM_LIST and args and (known := numbers(args[0])):
+                self.words.constant(out)
                 self.ranges.set(out, hull(list(map(self.ranges.of, known))))
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
         finally:
             self._func, self._subscript, self._trusted = outer
+
+    def _is_angle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a cosine is taken of latents that have several coordinates each."""
+        if func is not torch.cosine_similarity or len(args) < 2:
+            return False
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 1)
+        return all(not self._of(t) or (self.pieces.is_latent(t) and t.shape[dim] > 1) for t in args[:2])
 
     def _is_random(self, tensor: Tensor) -> bool:
         """Whether the host, reading this, learns of a latent's value, and is not only checking."""
@@ -273,6 +283,8 @@ class Tracker:
         read = () if name in _SHAPE_ONLY else (args, kwargs)
         inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
         written = _written(func, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) or name in _FROM_OUTSIDE
+        self.words.made(random, inputs, list(_tensors(out)), [*(tensor for tensor, _ in written), *buffers])
         if self.words.planes:
             targets = [*(tensor for tensor, _ in written), *buffers]
             self.words.operation(func, name, args, kwargs, inputs, list(_tensors(out)), targets)
@@ -427,28 +439,6 @@ def _nested(flat: list[Any], shape: Sequence[int]) -> Any:
         return flat[0]
     size = len(flat) // shape[0] if shape[0] else 0
     return [_nested(flat[i * size : (i + 1) * size], shape[1:]) for i in range(shape[0])]
-
-
-def _chosen(tensor: Tensor, subscript: object) -> Tensor:
-    """`tensor[subscript]` where whole numbers without dimensions choose, as operations on tensors."""
-    keys = list(subscript) if isinstance(subscript, tuple) else [subscript]
-    keys = [key.reshape(1) if isinstance(key, Tensor) and not key.dim() else key for key in keys]
-    chosen = [key for key in keys if isinstance(key, Tensor)]
-    if len(chosen) == len(keys):
-        return tensor[tuple(keys)].squeeze(0)
-    place = next(i for i, key in enumerate(keys) if isinstance(key, Tensor))
-    others = [slice(None) if isinstance(key, Tensor) else key for key in keys]
-    if len(chosen) > 1 or any(isinstance(key, (bool, list)) for key in others):
-        return tensor[tuple(keys)].reshape(tensor[tuple(0 if isinstance(key, Tensor) else key for key in keys)].shape)
-    dim = _output_dim(others, place, tensor.dim())
-    return tensor[tuple(others)].index_select(dim, chosen[0]).squeeze(dim)
-
-
-def _output_dim(keys: list[Any], place: int, width: int) -> int:
-    """Which dimension of `x[keys]` the slice at `place` makes."""
-    used = sum(key is not None and key is not Ellipsis for key in keys)
-    sizes = [0 if isinstance(key, int) else width - used if key is Ellipsis else 1 for key in keys[:place]]
-    return sum(sizes)
 
 
 def _smooth(tensor: Tensor) -> bool:

@@ -27,6 +27,11 @@ _CONDITIONS = COMPARISONS | {"and", "or", "not"}
 _VIEWS = frozenset("expand view unsqueeze squeeze clone _unsafe_view".split())
 
 
+def version(tensor: Tensor) -> int:
+    """How often it was written to; tensors of inference do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class Notes(Generic[T]):
     """What is known of tensors as they are now: it is forgotten where they are written to."""
 
@@ -35,12 +40,12 @@ class Notes(Generic[T]):
 
     def put(self, tensor: Tensor, value: T) -> None:
         """Remember `value` of a tensor."""
-        self._known[id(tensor)] = tensor, tensor._version, value
+        self._known[id(tensor)] = tensor, version(tensor), value
 
     def get(self, tensor: object) -> T | None:
         """What was put; None where nothing holds any more."""
         found = self._known.get(id(tensor))
-        return found[2] if found is not None and found[0] is tensor and found[0]._version == found[1] else None
+        return found[2] if found is not None and found[0] is tensor and version(found[0]) == found[1] else None
 
 
 class Pieces:
@@ -57,6 +62,11 @@ class Pieces:
     def latent(self, name: str, tensor: Tensor) -> None:
         """The value of a latent, whose elements are coordinates of their own."""
         self._lengths.put(tensor, ("own", name))
+
+    def is_latent(self, tensor: Tensor) -> bool:
+        """Whether it is the very value of a latent."""
+        found = self._lengths.get(tensor)
+        return found is not None and found[0] == "own"
 
     def unblocked(self, tensor: Tensor, reach: Mapping[str, Path]) -> dict[str, Path]:
         """What a comparison, an indicator or an order would carry if it were no step; of others `reach`."""
@@ -94,7 +104,7 @@ class Pieces:
         if name in ("sort", "topk", "argsort") and isinstance(out, tuple | list | Tensor):
             places = out if isinstance(out, Tensor) else out[-1]
             dim = _dim_of_order(name, args)
-            self._orders.put(places, (args[0], args[0]._version, dim % max(args[0].dim(), 1)))
+            self._orders.put(places, (args[0], version(args[0]), dim % max(args[0].dim(), 1)))
             self._reaches.put(places, reach)
         if not isinstance(out, Tensor):
             return
@@ -168,8 +178,8 @@ class Pieces:
         known = self._orders.get(places)
         if known is None:
             return False
-        source, version, along = known
-        return source is tensor and tensor._version == version and dim % max(tensor.dim(), 1) == along
+        source, number, along = known
+        return source is tensor and version(tensor) == number and dim % max(tensor.dim(), 1) == along
 
     def _note_length(self, name: str, args: Sequence[Any], out: Tensor) -> None:
         found = next(self._lengths_of(name, args, out), None)

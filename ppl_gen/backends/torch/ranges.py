@@ -91,6 +91,12 @@ class Ranges:
             self._held[storage(tensor)] = found
             self._alive.append(tensor.untyped_storage())
 
+    @unwatched()
+    def narrow(self, tensor: Tensor, found: Range) -> None:
+        """Of a tensor of which nothing is known yet."""
+        if self.of(tensor).bounds == ANY:
+            self.set(tensor, found)
+
     def operation(
         self,
         name: str,

@@ -19,6 +19,7 @@ from ppl_gen.backends import checks
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.backends.torch.distributions import (
     constraint_of,
+    ends_inside,
     features,
     held_tensors,
     is_reparametrized,
@@ -40,7 +41,7 @@ from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.outcomes import told, united, widened
-from ppl_gen.program import PARAM, Batch, Facts, Latent, Run, Site, Term, named_alike
+from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
@@ -166,9 +167,9 @@ def _said_of_loops(program: Program) -> list[str]:
 
 
 def _again(program: Program, batch: Batch, facts: Facts) -> None:
-    """A few more runs: the sites must be the same ones, whatever is drawn."""
+    """One more run, or a few: the sites must be the same ones, whatever is drawn."""
     with program.discovering(), torch.no_grad():
-        for _ in range(MORE_RUNS if facts.eager else 2):
+        for _ in range(MORE_RUNS if facts.eager else 1):
             found: list[Term] = []
             program.run(batch, observer=partial(_note, found))
             checks.check_same(facts.sites, found)
@@ -278,8 +279,12 @@ def _traced(
                 _mark(tracker, msg["value"], site, apart)
             elif role == "model" and site.name in traced.values:
                 traced.priors[site.name] = unmasked(msg["fn"])
+                tracker.ranges.narrow(msg["value"], of_support(traced.priors[site.name].support))
                 if "Mixture" in site.distribution:  # whose components may end inside its support
                     del traced.priors[site.name]  # torch's own check asks for all components' supports
+                if ends_inside(msg["fn"]):
+                    there = Path(f"the density of site '{site.name}' ({site.distribution})")
+                    sites[site.term] = replace(site, reach=merge(site.reach, {site.name: there}))
             if plates:
                 found = tracker.words.strays(_weighed_density(msg, tracker), plates)
                 traced.strays |= {(key, site.term, plate) for key, plate in found}

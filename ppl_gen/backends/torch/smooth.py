@@ -85,11 +85,11 @@ def steps(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ranges: Ran
     name = _ALIASES.get(name, name)
     if name in ("linalg_vector_norm", "norm", "_cdist_forward", "dist", "_pdist_forward"):
         return None if _is_odd_norm(name, args) else []
-    if name in SMOOTH:
+    if name in SMOOTH or name.removeprefix("_foreach_") in SMOOTH or (name == "threshold" and args[1] == args[2]):
         return []
     if name in _NORMALIZED:
         eps = args[_NORMALIZED[name]]
-        return [] if eps is None or eps > TINY else None
+        return [] if eps is None or eps > TINY**2 else None  # under a root
     if name == "pow":
         return _power_steps(args, ranges)
     if name == "addcdiv":

@@ -146,6 +146,35 @@ class Words:
 
     def __init__(self) -> None:
         self.planes: list[Plane] = []
+        self._constant: dict[int, object] = {}  # storages that hold the same in every run
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor was made inside the run from numbers alone."""
+        return storage(tensor) in self._constant
+
+    @unwatched()
+    def constant(self, tensor: Tensor) -> None:
+        """Notes that a tensor is."""
+        self._constant[storage(tensor)] = tensor.untyped_storage()
+
+    def made(self, random: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], written: Sequence[Tensor]) -> None:
+        """Follows constants through one operation.
+
+        Args:
+            random: whether it draws.
+            inputs: the tensors that it read.
+            outputs: its results.
+            written: the tensors whose memory it wrote.
+        """
+        own = set(map(storage, written))
+        known = not random and all(storage(tensor) in self._constant or storage(tensor) in own for tensor in inputs)
+        old = {storage(tensor) for tensor in inputs}
+        for tensor in outputs:
+            if known and storage(tensor) and storage(tensor) not in old:
+                self._constant[storage(tensor)] = tensor.untyped_storage()
+        if not known:
+            for place in own:
+                self._constant.pop(place, None)
 
     @unwatched()
     def mark(self, tensor: Tensor, key: Hashable, plate: str, axis: int) -> None:
@@ -197,7 +226,7 @@ class Words:
             return  # views
         for plane in self.planes:
             if plane.carries([*inputs, *written]):
-                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read)
+                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read, self.is_constant)
                 for tensor, words in zip(outs, flow(call), strict=True):
                     plane.write(tensor, words)
 
