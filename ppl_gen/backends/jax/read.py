@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,10 +16,8 @@ import numpyro
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.jax.distributions import (
-    arrays,
     core,
     features,
-    held_arrays,
     num_values,
     others,
     support,
@@ -29,14 +27,15 @@ from ppl_gen.backends.jax.distributions import (
 from ppl_gen.backends.jax.graph import reach
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
+from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.jumps import Slopes, free, with_jumps
-from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
 from ppl_gen.errors import ProgramError
+from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
 from ppl_gen.sums import is_summed
 
 Array = Any
-OPAQUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
@@ -83,8 +82,7 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, eager = _reaches(program, batch, run, sites, poles, runs)
-    mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
+    reached, mixes, eager = _reaches(program, batch, run, sites, poles, runs)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -223,56 +221,19 @@ def _num_features(fn: Any) -> int | None:
 
 def _reaches(
     program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str], runs: list[Run]
-) -> tuple[dict[Term, Site], str | None]:
-    """The same sites with what reaches them; and why the program cannot be traced, if so."""
+) -> tuple[dict[Term, Site], Mixes, str | None]:
+    """The same sites with what reaches them; which elements meet; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
+    own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
-        return _traced(program, batch, run, sites, latents, poles, runs), None
+        traced = trace(program, batch, run, latents)
     except OPAQUE as error:
-        return _anything_goes(program, sites), _user_line(error)
-
-
-def _traced(
-    program: Program,
-    batch: Batch,
-    run: Run,
-    sites: dict[Term, Site],
-    latents: dict[str, Array],
-    poles: dict[str, str] | None = None,
-    runs: list[Run] | None = None,
-) -> dict[Term, Site]:
-    """The same sites with what reaches them, the latents having these values; `poles` as for `reach`, `runs` to be filled."""
-    indices = {name: value for name, value in run.values.items() if name not in latents}
-    layout: list[tuple[Term, bool]] = []
-    behind: dict[int, str] = {}  # outputs that are held by functions, of which is not seen what they do
-
-    def inside(params: dict[str, Array], values: dict[str, Array], key: Array) -> list[Array]:
-        outputs: list[Array] = []
-        layout.clear()
-        behind.clear()
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            hidden = held_arrays(msg["fn"])
-            behind.update(dict.fromkeys(range(len(outputs), len(outputs) + len(hidden)), msg["name"]))
-            found = [*hidden, *arrays((msg["fn"], msg["scale"], msg["value"] if msg["is_observed"] else None))]
-            edge = [] if is_bookkeeping(msg) else arrays(unmasked(msg["fn"]).support)
-            layout.extend([((role, msg["name"]), False)] * len(found) + [((role, msg["name"]), True)] * len(edge))
-            outputs.extend([*found, *edge])
-
-        done = program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
-        if runs is not None:
-            runs.append(done)
-        return outputs
-
-    jaxpr = jax.make_jaxpr(inside)(program.params, latents, jax.random.key(program.seed))
-    labels = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
-    outputs = reach(jaxpr, [{label: Path()} for label in labels], poles)
-    for output in outputs:
-        output.pop(NOISE, None)
-    if poles is not None:
-        for place, name in behind.items():
-            poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))
-    return _with_reach(sites, layout, outputs)
+        reached = _anything_goes(program, sites, own)
+        return reached, mixes_all(reached, own), _user_line(error)
+    runs.append(traced.run)
+    reached = _with_reach(sites, traced, poles)
+    mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
+    return reached, mixes, None
 
 
 def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:
@@ -283,23 +244,28 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     if not binary:
         return frozenset()
     try:
-        facts = Facts(_traced(program, batch, run, sites, relaxed))
+        facts = Facts(_with_reach(sites, trace(program, batch, run, relaxed)))
     except Exception:  # a program that counts or indexes with the value
         return frozenset()
     return frozenset(name for name in binary if facts.jump(name) is None)
 
 
-def _with_reach(
-    sites: dict[Term, Site], layout: list[tuple[Term, bool]], outputs: list[dict[str, Path]]
-) -> dict[Term, Site]:
-    found = {
-        term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and not edge] for term in sites
-    }
-    edges = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and edge] for term in sites}
+def _with_reach(sites: dict[Term, Site], traced: Traced, poles: dict[str, str] | None = None) -> dict[Term, Site]:
+    """The same sites with what reaches them; `poles` as for `reach`."""
+    outputs = reach(traced.facts, [{label: Path()} if label else {} for label in traced.labels], poles)
+    for output in outputs:
+        output.pop(NOISE, None)
+    if poles is not None:
+        for place, name in traced.behind.items():
+            poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))
+    found: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
+    edges: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
+    for (term, edge), output in zip(traced.layout, outputs, strict=True):
+        (edges if edge else found)[term].append(output)
     return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
 
 
-def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site]:
+def _anything_goes(program: Program, sites: dict[Term, Site], latents: Mapping[str, Site]) -> dict[Term, Site]:
     """Where values leave the tracer, everything drawn before may move everything after, by a jump."""
     where = "a value that leaves JAX (Python control flow or NumPy)"
     drawn: dict[str, Path] = {}
@@ -307,7 +273,7 @@ def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site
     for term, site in sites.items():
         params = {PARAM + name: Path() for name in program.params}
         result[term] = replace(site, reach={**params, **drawn})
-        if site.role == "guide" and not site.observed:
+        if site.name in latents and site is latents[site.name]:
             drawn[site.name] = Path(where)
     return result
 
@@ -316,33 +282,6 @@ def _user_line(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     own = [f for f in frames if "/ppl_gen/" not in f.filename] or frames
     return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
-
-
-def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], run: Run, more: dict[str, list[np.ndarray]]
-) -> Mixes:
-    key = jax.random.key(program.seed)
-
-    @jax.jit
-    def call(changed: dict[str, Array]) -> list[Array]:
-        found: dict[Term, Array] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            scale = 1.0 if msg["scale"] is None else msg["scale"]
-            bare = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
-            seen = jnp.asarray(msg["fn"].log_prob(msg["value"]) * scale)
-            found[role, msg["name"]] = jnp.stack(jnp.broadcast_arrays(bare, seen))
-
-        program.run(program.params, program.buffers, key, batch, {**run.values, **changed}, observer=look)
-        return [found[term] for term in sites]
-
-    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
-        everything = {name: run.values[name] for name in more} | changed  # one shape of argument: one compilation
-        return {term: np.asarray(d) for term, d in zip(sites, call(everything), strict=True)}
-
-    return find_mixes(
-        sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities
-    )
 
 
 def _slopes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, name: str, space: Any) -> Slopes:
