@@ -32,7 +32,9 @@ def evaluate(eqn: Any, operands: Sequence[Array]) -> list[Array]:
 def _run(closed: Any, operands: Sequence[Array]) -> list[Array]:
     jaxpr = getattr(closed, "jaxpr", closed)
     values = dict(zip(jaxpr.invars, operands, strict=True))
-    values |= {var: np.asarray(value) for var, value in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True)}
+    values |= {
+        var: np.asarray(value) for var, value in zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True)
+    }
 
     def read(atom: Any) -> Array:
         return np.asarray(atom.val) if isinstance(atom, Literal) else values[atom]

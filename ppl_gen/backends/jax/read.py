@@ -15,21 +15,22 @@ import numpy as np
 import numpyro
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.distributions import (
     core,
     features,
     num_values,
     others,
     support,
-    unconstrained,
     unmasked,
 )
-from ppl_gen.backends.jax.graph import reach
+from ppl_gen.backends.jax.graph import Known, follow
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
 from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
 from ppl_gen.backends.jax.words import find_mixes
-from ppl_gen.backends.jumps import Slopes, free, with_jumps
+from ppl_gen.bounds import ANY
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge
@@ -49,9 +50,7 @@ def read(program: Program, batch: Batch) -> Facts:
     key = jax.random.key(program.seed)
     sites: dict[Term, Site] = {}
     more: dict[str, list[np.ndarray]] = {}
-    spaces: dict[str, Any] = {}
     priors: dict[str, Any] = {}
-    poles: dict[str, str] = {}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -61,14 +60,9 @@ def read(program: Program, batch: Batch) -> Facts:
         sites[role, msg["name"]] = site = _site(role, msg, plates)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
-            spaces[site.name] = unconstrained(msg["fn"])
             more[site.name] = [np.array(other) for other in found]
         elif role == "model" and site.name in more:
             priors[site.name] = unmasked(msg["fn"])
-            if sites["guide", site.name].is_point:  # which says nothing of what values there are
-                spaces[site.name] = unconstrained(msg["fn"])
-            if "Mixture" in site.distribution:  # whose components may end inside its support
-                poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
     with numpyro.validation_enabled(True):
         run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look))
@@ -82,7 +76,7 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, mixes, eager = _reaches(program, batch, run, sites, poles, runs)
+    reached, mixes, eager = _reaches(program, batch, run, sites, runs)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -91,7 +85,7 @@ def read(program: Program, batch: Batch) -> Facts:
         checks.check_same(sites, found)
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
-    facts = Facts(
+    return Facts(
         reached,
         tuple(program.params),
         mixes,
@@ -100,15 +94,6 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
-    )
-    return with_jumps(
-        facts,
-        {} if eager else poles,
-        lambda name: [
-            free(np.asarray(value), np.array(spaces[name].inv(jnp.asarray(value))))
-            for value in (run.values[name], *more[name][:2])
-        ],
-        lambda name: _slopes(program, batch, sites, run, name, spaces[name]),
     )
 
 
@@ -220,7 +205,7 @@ def _num_features(fn: Any) -> int | None:
 
 
 def _reaches(
-    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str], runs: list[Run]
+    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], runs: list[Run]
 ) -> tuple[dict[Term, Site], Mixes, str | None]:
     """The same sites with what reaches them; which elements meet; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
@@ -231,7 +216,7 @@ def _reaches(
         reached = _anything_goes(program, sites, own)
         return reached, mixes_all(reached, own), _user_line(error)
     runs.append(traced.run)
-    reached = _with_reach(sites, traced, poles)
+    reached = _with_reach(sites, traced)
     mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
     return reached, mixes, None
 
@@ -250,19 +235,63 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     return frozenset(name for name in binary if facts.jump(name) is None)
 
 
-def _with_reach(sites: dict[Term, Site], traced: Traced, poles: dict[str, str] | None = None) -> dict[Term, Site]:
-    """The same sites with what reaches them; `poles` as for `reach`."""
-    outputs = reach(traced.facts, [{label: Path()} if label else {} for label in traced.labels], poles)
-    for output in outputs:
-        output.pop(NOISE, None)
-    if poles is not None:
-        for place, name in traced.behind.items():
-            poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))
+def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
+    """The same sites with what reaches them."""
+    inputs = _inputs(traced)
     found: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
     edges: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
-    for (term, edge), output in zip(traced.layout, outputs, strict=True):
-        (edges if edge else found)[term].append(output)
+    outputs = follow(traced.facts, inputs, traced.trusted)
+    for place, ((term, edge), output) in enumerate(zip(traced.layout, outputs, strict=False)):
+        reach = output.reach
+        if place in traced.behind:
+            reach = _through_function(traced, term, reach, inputs)
+        (edges if edge else found)[term].append({label: path for label, path in reach.items() if label != NOISE})
+    for name in traced.ending:
+        where = f"the density of site '{name}' ({sites['model', name].distribution})"
+        found["model", name].append({name: Path(where)})
     return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
+
+
+def _inputs(traced: Traced) -> list[Known]:
+    """What is known of each input: its name, and the bounds of its support, which may hang on others'."""
+    supports = traced.supports
+    limits = {name: limits_of(support) for name, support in supports.items()}
+    while True:
+        inputs = [
+            Known(
+                {label: Path()} if label else {},
+                limits.get(label, ANY),
+                diagonal=label in supports and is_diagonal(supports[label]),
+            )
+            for label in traced.labels
+        ]
+        if not traced.limits:
+            return inputs
+        outputs = follow(traced.facts, inputs, traced.trusted)[len(traced.layout) :]
+        narrowed = dict(limits)
+        for (name, what), output in zip(traced.limits, outputs, strict=True):
+            low, high = output.bounds.low, output.bounds.high
+            if what == "value":
+                narrowed[name] = output.bounds
+            else:
+                ends = {"low": low} if what == "low" else {"high": high}
+                narrowed[name] = within(limits[name], not supports[name].is_discrete, **ends)
+        if narrowed == limits:
+            return inputs
+        limits = narrowed
+
+
+def _through_function(traced: Traced, term: Term, held: dict[str, Path], inputs: list[Known]) -> dict[str, Path]:
+    """What a function inside a distribution holds, after whatever the density does with it."""
+    where = f"a function inside site '{term[1]}'"
+    latents = {label for label in held if label != NOISE and not label.startswith(PARAM)}
+    if not latents:
+        return held
+    if term in traced.hidden:
+        return {label: Path(where) if label in latents else path for label, path in held.items()}
+    density = part(traced.densities, place := traced.terms.index(term), place + 1)
+    (output,) = follow(density, inputs, traced.trusted)
+    return held | {label: path for label, path in output.reach.items() if label in latents}
 
 
 def _anything_goes(program: Program, sites: dict[Term, Site], latents: Mapping[str, Site]) -> dict[Term, Site]:
@@ -282,28 +311,3 @@ def _user_line(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     own = [f for f in frames if "/ppl_gen/" not in f.filename] or frames
     return f"{own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {type(error).__name__}"
-
-
-def _slopes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, name: str, space: Any) -> Slopes:
-    """See `find_jumps`; along a line in the space that `space` maps into the support."""
-    key = jax.random.key(program.seed)
-
-    def call(start: Array, end: Array, t: Array) -> list[Array]:
-        found: dict[Term, Array] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            found[role, msg["name"]] = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
-
-        fixed = {**run.values, name: space(start + t * (end - start))}
-        program.run(program.params, program.buffers, key, batch, fixed, observer=look)
-        return [found[term] for term in sites]
-
-    @jax.jit
-    def both(start: Array, end: Array, t: Array) -> tuple[list[Array], list[Array]]:
-        return jax.jvp(lambda place: call(start, end, place), (t,), (jnp.ones_like(t),))
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
-        densities, derivatives = both(start, end, jnp.asarray(t, start.dtype))
-        return {term: (np.asarray(d), np.asarray(s)) for term, d, s in zip(sites, densities, derivatives, strict=True)}
-
-    return slopes
