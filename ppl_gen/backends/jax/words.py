@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from ppl_gen.backends.jax.calls import called, is_mutable
 from ppl_gen.backends.jax.constants import evaluate
@@ -116,7 +116,7 @@ class _Walker:
         shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in body.jaxpr.invars[:last]]
         shapes += [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars[last:]]
         try:
-            side_by_side = jax.make_jaxpr(jax.vmap(jax.core.jaxpr_as_fun(body), in_axes=axes))(*shapes)
+            side_by_side = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(body), in_axes=axes))(*shapes)
         except NotImplementedError:  # a primitive that cannot be batched
             return [*carry, *everything(eqn, ins)[len(carry) :]]
         outs = self.through(side_by_side, [*ins[:first], *carry, *ins[last:]], [*constants[:last], *known[last:]])
