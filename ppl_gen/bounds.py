@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-TINY = 1e-7  # a bound nearer to a pole than this keeps no step away that a draw could tell
+TINY = 1e-5  # a bound nearer to a pole than this keeps no step away that a draw could tell
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Bounds:
     @property
     def positive(self) -> bool:
         """Strictly above zero: far above it, or above an open end at zero."""
-        return self.low > TINY or (self.low == 0 and self.above)
+        return self.low > TINY or (self.low >= 0 and self.above)
 
     @property
     def negative(self) -> bool:
         """Strictly below zero, likewise."""
-        return self.high < -TINY or (self.high == 0 and self.below)
+        return self.high < -TINY or (self.high <= 0 and self.below)
 
     @property
     def nonnegative(self) -> bool:
@@ -153,6 +153,8 @@ def _sqrt(a: Bounds) -> Bounds:
 def _max(a: Bounds, b: Bounds) -> Bounds:
     top = a if (a.low, a.above) >= (b.low, b.above) else b
     end = a if (a.high, not a.below) >= (b.high, not b.below) else b
+    if 0 < top.low <= TINY and (a.positive or b.positive) and min(a.low, b.low) >= 0:  # its pole is not even neared
+        return Bounds(0.0, end.high, True, end.below)
     return Bounds(top.low, end.high, top.above, end.below)
 
 
@@ -253,7 +255,7 @@ DOMAINS: dict[str, tuple[int, Callable[[Bounds], bool]]] = {
     "log10": (0, _positive),
     "log1p": (0, lambda a: a.low > -1 + TINY or (a.low == -1 and a.above)),
     "sqrt": (0, lambda a: a.nonnegative),
-    "rsqrt": (0, _positive),
+    "rsqrt": (0, lambda a: a.positive or a.low > TINY**2),
     "cbrt": (0, lambda a: True),
     "tan": (0, lambda a: a.within(-math.pi / 2, math.pi / 2)),
     "lgamma": (0, _positive),

@@ -171,6 +171,7 @@ class Facts:
         subsampled: plates that draw which of their elements are seen.
         noise: where the program draws random numbers of its own (dropout), in no sample statement; None if nowhere.
         noise_shared: whether the values that are tried in one step share that noise.
+        notes: what the plan is to say of the reading.
     """
 
     sites: Mapping[Term, Site]
@@ -182,6 +183,7 @@ class Facts:
     subsampled: tuple[str, ...] = ()
     noise: str | None = None
     noise_shared: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> Facts:

@@ -168,7 +168,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         rows,
         facts,
         num_particles,
-        (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *_kinks(facts), *notes),
+        (*describe_sums(facts), *_lone_masks(facts), *_lost_ways(facts), *_kinks(facts), *notes, *facts.notes),
     )
     _check_enumeration(plan.enumeration)
     tried = [*plan.enumeration.sites, *(site.name for site in (facts.summed[0].sites if facts.summed else ()))]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from ppl_gen.bounds import ANY, INDICATOR, TINY, Bounds, bounds, exactly, may_step, power, power_may_step
+from ppl_gen.bounds import ANY, INDICATOR, Bounds, bounds, exactly, may_step, power, power_may_step
 from ppl_gen.continuity import Expr, const
 
 CALLED = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "abs": "abs",
@@ -54,8 +53,6 @@ def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
     name = eqn.primitive.name
     if name in ("mul", "dot_general") and eqn.invars[0] is eqn.invars[1] and name == "mul":
         return bounds("square", ins[:1])
-    if name == "max":
-        return _open(bounds(name, ins), ins[0] if ins[1].low == ins[1].high else ins[1])
     if name in CALLED:
         return bounds(CALLED[name], ins)
     if name in SAME or name == "sort":
@@ -72,15 +69,13 @@ def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
         exponent = number(eqn.invars[1], ins[1])
         return bounds("exp", [ANY]) if ins[0].positive else ANY if exponent is None else power(ins[0], exponent)
     if name == "clamp":
-        return _open(bounds("min", [bounds("max", [ins[1], ins[0]]), ins[2]]), ins[1])
+        return bounds("min", [bounds("max", [ins[1], ins[0]]), ins[2]])
     if name == "scatter-add":
         return bounds("add", [ins[0], _hull([exactly(0.0), bounds("sum", ins[2:])])])
     if name == "iota":
         return Bounds(0.0, float(max(0, max(eqn.params["shape"], default=1) - 1)))
     return ANY
 
-
-NEAR = 2e-6  # a quotient by as little is a step in all but name
 
 NAMED = {"softplus": "softplus", "relu": "relu", "sigmoid": "sigmoid", "softmax": "softmax", "_var": "var", "var": "var",
          "norm": "norm", "elu": "elu"}  # fmt: skip
@@ -97,11 +92,6 @@ def _hull(ins: Sequence[Bounds]) -> Bounds:
     for one in ins[1:]:
         found = found.hull(one)
     return found
-
-
-def _open(found: Bounds, own: Bounds) -> Bounds:
-    """What was above zero before it was kept from it by next to nothing is still only that."""
-    return replace(found, low=0.0, above=True) if own.positive and 0 < found.low <= TINY else found
 
 
 def _is_float(atom: Any) -> bool:
@@ -139,8 +129,6 @@ def at_pole(eqn: Any, name: str, ins: Sequence[Bounds]) -> tuple[int, ...]:
         return (0,)
     if name == "log1p" or len(ins) == 1:
         return (0,) if may_step(name, ins) else ()
-    if name == "div" and (0 < ins[1].low <= NEAR or 0 < -ins[1].high <= NEAR):  # kept from zero by too little to tell
-        return (1,)
     return (1,) if may_step(name, ins) else ()
 
 
