@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,34 +14,34 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, on_host, user_line
+from ppl_gen.backends.jax.calls import part
+from ppl_gen.backends.jax.compiled import user_line
 from ppl_gen.backends.jax.distributions import (
-    arrays,
     bad_argument,
     core,
     features,
-    held_arrays,
     is_unchecked,
     num_values,
     others,
     satisfies,
     seen,
     support,
-    unconstrained,
     unmasked,
 )
-from ppl_gen.backends.jax.graph import reach
+from ppl_gen.backends.jax.graph import Known, follow
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
-from ppl_gen.backends.jumps import Slopes, free, with_jumps
+from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
+from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
+from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
-from ppl_gen.backends.mixing import Mixes, find_mixes, mixes_all
+from ppl_gen.bounds import ANY
 from ppl_gen.errors import ProgramError
+from ppl_gen.independence import Mixes, mixes_all
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
 Array = Any
-OPAQUE = LEAVES_TRACER
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
@@ -55,10 +55,8 @@ def read(program: Program, batch: Batch) -> Facts:
     key = jax.random.key(program.seed)
     sites: dict[Term, Site] = {}
     more: dict[str, list[np.ndarray]] = {}
-    spaces: dict[str, Any] = {}
     priors: dict[str, Any] = {}
     labels: dict[Term, Label] = {}
-    poles: dict[str, str] = {}
     notes: list[str] = []
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -71,14 +69,9 @@ def read(program: Program, batch: Batch) -> Facts:
         labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
-            spaces[site.name] = unconstrained(msg["fn"])
             more[site.name] = [np.array(other) for other in found]
         elif role == "model" and site.name in more:
             priors[site.name] = unmasked(msg["fn"])
-            if sites["guide", site.name].is_point:  # which says nothing of what values there are
-                spaces[site.name] = unconstrained(msg["fn"])
-            if "Mixture" in site.distribution:  # whose components may end inside its support
-                poles[site.name] = f"the density of site '{site.name}' ({site.distribution})"
 
     run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
     run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
@@ -90,14 +83,7 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, satisfies(prior.support, value)) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, eager = _reaches(program, batch, run, sites, poles, runs)
-    for level in range(max(ARRAYS, program.compiled.level) + 1, NOTHING + 1) if eager else ():
-        host = on_host(batch, level)  # it may be data that Python reads, and no latent
-        other, why = _reaches(program, host, run, sites, poles, runs)
-        if why is None:
-            reached, eager, batch, program.compiled.level = other, None, host, level
-            break
-    mixes = _mixes(program, batch, reached, run, more) if eager is None else mixes_all(reached, more)
+    reached, mixes, eager = _reaches(program, batch, run, sites, runs)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -117,15 +103,7 @@ def read(program: Program, batch: Batch) -> Facts:
         noise_shared=True,
         notes=tuple(notes),
     )
-    return with_jumps(
-        labelled(facts, labels),
-        {} if eager else poles,
-        lambda name: [
-            free(np.asarray(value), np.array(spaces[name].inv(jnp.asarray(value))))
-            for value in (run.values[name], *more[name][:2])
-        ],
-        lambda name: _slopes(program, batch, sites, run, name, spaces[name]),
-    )
+    return labelled(facts, labels)
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -265,57 +243,20 @@ def _num_features(fn: Any) -> int | None:
 
 
 def _reaches(
-    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], poles: dict[str, str], runs: list[Run]
-) -> tuple[dict[Term, Site], str | None]:
-    """The same sites with what reaches them; and why the program cannot be traced, if so."""
+    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], runs: list[Run]
+) -> tuple[dict[Term, Site], Mixes, str | None]:
+    """The same sites with what reaches them; which elements meet; and why the program cannot be traced, if so."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
+    own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
-        return _traced(program, batch, run, sites, latents, poles, runs), None
+        traced = trace(program, batch, run, latents)
     except OPAQUE as error:
-        return _anything_goes(program, sites), user_line(error)
-
-
-def _traced(
-    program: Program,
-    batch: Batch,
-    run: Run,
-    sites: dict[Term, Site],
-    latents: dict[str, Array],
-    poles: dict[str, str] | None = None,
-    runs: list[Run] | None = None,
-) -> dict[Term, Site]:
-    """The same sites with what reaches them, the latents having these values; `poles` as for `reach`, `runs` to be filled."""
-    indices = {name: value for name, value in run.values.items() if name not in latents}
-    layout: list[tuple[Term, bool]] = []
-    behind: dict[int, str] = {}  # outputs that are held by functions, of which is not seen what they do
-
-    def inside(params: dict[str, Array], values: dict[str, Array], key: Array) -> list[Array]:
-        outputs: list[Array] = []
-        layout.clear()
-        behind.clear()
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            hidden = held_arrays(msg["fn"])
-            behind.update(dict.fromkeys(range(len(outputs), len(outputs) + len(hidden)), msg["name"]))
-            found = [*hidden, *arrays((msg["fn"], msg["scale"], msg["value"] if msg["is_observed"] else None))]
-            edge = [] if is_bookkeeping(msg) else arrays(unmasked(msg["fn"]).support)
-            layout.extend([((role, msg["name"]), False)] * len(found) + [((role, msg["name"]), True)] * len(edge))
-            outputs.extend([*found, *edge])
-
-        done = program.run(params, program.buffers, key, batch, {**indices, **values}, observer=look)
-        if runs is not None:
-            runs.append(done)
-        return outputs
-
-    jaxpr = jax.make_jaxpr(inside)(program.params, latents, jax.random.key(program.seed))
-    labels = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
-    outputs = reach(jaxpr, [{label: Path()} for label in labels], poles)
-    for output in outputs:
-        output.pop(NOISE, None)
-    if poles is not None:
-        for place, name in behind.items():
-            poles.update(dict.fromkeys(outputs[place].keys() - poles.keys(), f"a function inside site '{name}'"))
-    return _with_reach(sites, layout, outputs)
+        reached = _anything_goes(program, sites, own)
+        return reached, mixes_all(reached, own), user_line(error)
+    runs.append(traced.run)
+    reached = _with_reach(sites, traced)
+    mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
+    return reached, mixes, None
 
 
 def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:
@@ -326,23 +267,72 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     if not binary:
         return frozenset()
     try:
-        facts = Facts(_traced(program, batch, run, sites, relaxed))
+        facts = Facts(_with_reach(sites, trace(program, batch, run, relaxed)))
     except Exception:  # a program that counts or indexes with the value
         return frozenset()
     return frozenset(name for name in binary if facts.jump(name) is None)
 
 
-def _with_reach(
-    sites: dict[Term, Site], layout: list[tuple[Term, bool]], outputs: list[dict[str, Path]]
-) -> dict[Term, Site]:
-    found = {
-        term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and not edge] for term in sites
-    }
-    edges = {term: [o for (t, edge), o in zip(layout, outputs, strict=True) if t == term and edge] for term in sites}
+def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
+    """The same sites with what reaches them."""
+    inputs = _inputs(traced)
+    found: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
+    edges: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
+    outputs = follow(traced.facts, inputs, traced.trusted)
+    for place, ((term, edge), output) in enumerate(zip(traced.layout, outputs, strict=False)):
+        reach = output.reach
+        if place in traced.behind:
+            reach = _through_function(traced, term, reach, inputs)
+        (edges if edge else found)[term].append({label: path for label, path in reach.items() if label != NOISE})
+    for name in traced.ending:
+        where = f"the density of site '{name}' ({sites['model', name].distribution})"
+        found["model", name].append({name: Path(where)})
     return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
 
 
-def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site]:
+def _inputs(traced: Traced) -> list[Known]:
+    """What is known of each input: its name, and the bounds of its support, which may hang on others'."""
+    supports = traced.supports
+    limits = {name: limits_of(support) for name, support in supports.items()}
+    while True:
+        inputs = [
+            Known(
+                {label: Path()} if label else {},
+                limits.get(label, ANY),
+                diagonal=label in supports and is_diagonal(supports[label]),
+            )
+            for label in traced.labels
+        ]
+        if not traced.limits:
+            return inputs
+        outputs = follow(traced.facts, inputs, traced.trusted)[len(traced.layout) :]
+        narrowed = dict(limits)
+        for (name, what), output in zip(traced.limits, outputs, strict=True):
+            low, high = output.bounds.low, output.bounds.high
+            if what == "value":
+                narrowed[name] = output.bounds
+            else:
+                ends = {"low": low} if what == "low" else {"high": high}
+                narrowed[name] = within(limits[name], not supports[name].is_discrete, **ends)
+        if narrowed == limits:
+            return inputs
+        limits = narrowed
+
+
+def _through_function(traced: Traced, term: Term, held: dict[str, Path], inputs: list[Known]) -> dict[str, Path]:
+    """What a function inside a distribution holds, after whatever the density does with it."""
+    where = f"a function inside site '{term[1]}'"
+    latents = {label for label in held if label != NOISE and not label.startswith(PARAM)}
+    if not latents:
+        return held
+    if term in traced.hidden:
+        return {label: Path(where) if label in latents else path for label, path in held.items()}
+    density = part(traced.densities, place := traced.terms.index(term), place + 1)
+    (output,) = follow(density, inputs, traced.trusted)
+    return held | {label: path for label, path in output.reach.items() if label in latents}
+
+
+def _anything_goes(program: Program, sites: dict[Term, Site], latents: Mapping[str, Site]) -> dict[Term, Site]:
     """Where values leave the tracer, everything drawn before may move everything after, by a jump."""
     where = "a value that leaves JAX (Python control flow or NumPy)"
     drawn: dict[str, Path] = {}
@@ -350,58 +340,8 @@ def _anything_goes(program: Program, sites: dict[Term, Site]) -> dict[Term, Site
     for term, site in sites.items():
         params = {PARAM + name: Path() for name in program.params}
         result[term] = replace(site, reach={**params, **drawn})
-        if site.role == "guide" and not site.observed:
+        if site.name in latents and site is latents[site.name]:
             drawn[site.name] = Path(where)
     return result
 
 
-def _mixes(
-    program: Program, batch: Batch, sites: dict[Term, Site], run: Run, more: dict[str, list[np.ndarray]]
-) -> Mixes:
-    key = jax.random.key(program.seed)
-
-    @jax.jit
-    def call(changed: dict[str, Array]) -> list[Array]:
-        found: dict[Term, Array] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            scale = 1.0 if msg["scale"] is None else msg["scale"]
-            bare = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
-            seen = jnp.asarray(msg["fn"].log_prob(msg["value"]) * scale)
-            found[role, msg["name"]] = jnp.stack(jnp.broadcast_arrays(bare, seen))
-
-        program.run(program.params, program.buffers, key, batch, {**run.values, **changed}, observer=look)
-        return [found[term] for term in sites]
-
-    def densities(changed: dict[str, np.ndarray]) -> dict[Term, np.ndarray]:
-        everything = {name: run.values[name] for name in more} | changed  # one shape of argument: one compilation
-        return {term: np.asarray(d) for term, d in zip(sites, call(everything), strict=True)}
-
-    return find_mixes(
-        sites, {name: (np.array(run.values[name]), list(found)) for name, found in more.items()}, densities
-    )
-
-
-def _slopes(program: Program, batch: Batch, sites: dict[Term, Site], run: Run, name: str, space: Any) -> Slopes:
-    """See `find_jumps`; along a line in the space that `space` maps into the support."""
-    key = jax.random.key(program.seed)
-
-    def call(start: Array, end: Array, t: Array) -> list[Array]:
-        found: dict[Term, Array] = {}
-
-        def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-            found[role, msg["name"]] = jnp.asarray(unmasked(msg["fn"]).log_prob(msg["value"]))
-
-        fixed = {**run.values, name: space(start + t * (end - start))}
-        program.run(program.params, program.buffers, key, batch, fixed, observer=look)
-        return [found[term] for term in sites]
-
-    @jax.jit
-    def both(start: Array, end: Array, t: Array) -> tuple[list[Array], list[Array]]:
-        return jax.jvp(lambda place: call(start, end, place), (t,), (jnp.ones_like(t),))
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Term, tuple[np.ndarray, np.ndarray]]:
-        densities, derivatives = both(start, end, jnp.asarray(t, start.dtype))
-        return {term: (np.asarray(d), np.asarray(s)) for term, d, s in zip(sites, densities, derivatives, strict=True)}
-
-    return slopes

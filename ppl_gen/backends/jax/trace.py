@@ -1,0 +1,206 @@
+"""A NumPyro program as one graph: from latents, parameters and data to what is inside each distribution, and to its density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from ppl_gen.backends.jax.calls import part
+from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, on_host
+from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
+from ppl_gen.backends.jax.program import Program
+from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jax.supports import ends_inside, ends_of
+from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Run, Term
+
+Array = Any
+OPAQUE = LEAVES_TRACER
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One traced run of a program.
+
+    Attributes:
+        facts: from the inputs to each site's arrays.
+        densities: from the inputs to each term's log density, element by element.
+        labels: what each input is: a latent's name, ``param:`` and a parameter's, `NOISE`; "" for data, buffers and such.
+        layout: for each output of `facts` its term, and whether it belongs to the edge of the support.
+        terms: for each output of `densities` its term.
+        limits: for each output of `facts` beyond these the site and what of it the output is: "low" or "high", the ends of the
+            support, or "value", where the distribution is a point.
+        supports: latent -> the support of what draws it.
+        behind: outputs of `facts` that are held by functions, of which is not seen what they do -> the site's term.
+        hidden: terms whose density could not be taken.
+        ending: latents whose density in the model may end inside its support.
+        trusted: whether what the program holds is the same in every batch: the data are inputs.
+        run: what the run did.
+    """
+
+    facts: ClosedJaxpr
+    densities: ClosedJaxpr
+    labels: Sequence[str]
+    layout: Sequence[tuple[Term, bool]]
+    terms: Sequence[Term]
+    limits: Sequence[tuple[str, str]]
+    supports: Mapping[str, Any]
+    behind: Mapping[int, Term]
+    hidden: frozenset[Term]
+    ending: frozenset[str]
+    trusted: bool
+    run: Run
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """For each input the latent it is, or "" for anything else."""
+        return ["" if label == NOISE or label.startswith(PARAM) else label for label in self.labels]
+
+
+def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]) -> Traced:
+    """The program on `batch`, the latents having these values, as a graph.
+
+    The arrays of the batch are inputs of the graph. Where the program reads one on the host it is run again with arrays that
+    it can read; the graph is then that of these data.
+
+    Raises:
+        OPAQUE: a latent or parameter is read on the host.
+    """
+    leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
+    places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
+
+    def given(data: Sequence[Array]) -> Batch:
+        full = list(leaves)
+        for place, value in zip(places, data, strict=True):
+            full[place] = value
+        args, kwargs, rows = jax.tree.unflatten(tree, full)
+        return replace(batch, args=args, kwargs=kwargs, rows=rows)
+
+    data = [leaves[place] for place in places]
+    if data:
+        try:
+            return _trace(program, given, data, run, latents, True)
+        except Exception:  # whatever is wrong with the program itself is wrong with data that can be read, too
+            pass
+    try:
+        return _trace(program, lambda _: batch, [], run, latents, not data)
+    except OPAQUE:  # JAX traces whatever is done to its arrays, known or not; NumPy's it leaves alone
+        for level in range(max(ARRAYS, program.compiled.level) + 1, NOTHING + 1) if data else ():
+            try:
+                traced = _trace(program, partial(_constant, on_host(batch, level)), [], run, latents, False)
+            except OPAQUE:
+                continue
+            program.compiled.level = level
+            return traced
+        raise
+
+
+def _constant(batch: Batch, data: Sequence[Array]) -> Batch:
+    """The batch, whatever the arguments."""
+    return batch
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype.kind in "fiub"
+
+
+def _trace(
+    program: Program,
+    given: Callable[[Sequence[Array]], Batch],
+    data: Sequence[Array],
+    run: Run,
+    latents: Mapping[str, Array],
+    trusted: bool,
+) -> Traced:
+    """See `trace`: `given` makes the batch of what stands for `data`."""
+    seen: list[_Look] = []
+    runs: list[Run] = []
+    indices = {name: value for name, value in run.values.items() if name.startswith(PLATE)}
+
+    def inside(params: Any, values: Any, key: Array, rest: Any) -> tuple[list[Array], ...]:
+        look = _Look(frozenset(latents))
+        buffers, drawn, arrays_given = rest
+        runs.append(program.run(params, buffers, key, given(arrays_given), {**drawn, **values}, observer=look))
+        seen.append(look)
+        return look.outputs, look.ends, look.densities
+
+    rest = (program.buffers, indices, list(data))
+    jaxpr = jax.make_jaxpr(inside)(program.params, dict(latents), jax.random.key(program.seed), rest)
+    names = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
+    look = seen[-1]
+    number = len(look.outputs) + len(look.ends)
+    return Traced(
+        facts=part(jaxpr, 0, number),
+        densities=part(jaxpr, number, len(jaxpr.jaxpr.outvars)),
+        labels=[*names, *[""] * (len(jaxpr.jaxpr.invars) - len(names))],
+        layout=look.layout,
+        terms=look.terms,
+        limits=look.limits,
+        supports=look.supports,
+        behind=look.behind,
+        hidden=frozenset(look.hidden),
+        ending=frozenset(look.ending),
+        trusted=trusted,
+        run=runs[-1],
+    )
+
+
+class _Look:
+    """An observer of one run, which collects the arrays that its graph is to give."""
+
+    def __init__(self, latents: frozenset[str]) -> None:
+        self.latents = latents
+        self.outputs: list[Array] = []
+        self.ends: list[Array] = []
+        self.densities: list[Array] = []
+        self.layout: list[tuple[Term, bool]] = []
+        self.limits: list[tuple[str, str]] = []
+        self.terms: list[Term] = []
+        self.supports: dict[str, Any] = {}
+        self.behind: dict[int, Term] = {}
+        self.hidden: set[Term] = set()
+        self.ending: set[str] = set()
+
+    def __call__(self, role: str, msg: Any, plates: dict[str, int]) -> None:
+        """Take what is inside a site, and its density."""
+        term, fn = (role, msg["name"]), msg["fn"]
+        hidden, start = held_arrays(fn), len(self.outputs)
+        self.behind.update(dict.fromkeys(range(start, start + len(hidden)), term))
+        found = [*hidden, *arrays((fn, msg["scale"], msg["value"] if msg["is_observed"] else None))]
+        edge = [] if is_bookkeeping(msg) else arrays(unmasked(fn).support)
+        self.layout += [(term, False)] * len(found) + [(term, True)] * len(edge)
+        self.outputs += [*found, *edge]
+        if msg["name"] in self.latents and not msg["is_observed"]:
+            self._support(role, msg["name"], fn)
+        self._density(term, msg)
+
+    def _support(self, role: str, name: str, fn: Any) -> None:
+        if name in self.supports:  # drawn by the guide: this is what the model makes of it
+            self.ending |= {name} if ends_inside(core(fn)) else set()
+            return
+        self.supports[name] = unmasked(fn).support
+        ends = {"value": core(fn).v} if type(core(fn)).__name__ == "Delta" else ends_of(self.supports[name])
+        for what, end in ends.items():
+            if isinstance(end, jax.Array):
+                self.limits.append((name, what))
+                self.ends.append(end)
+
+    def _density(self, term: Term, msg: Any) -> None:
+        """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
+        scale = 1.0 if msg["scale"] is None else msg["scale"]
+        bare = unmasked(msg["fn"])
+        try:
+            weighed = [bare.log_prob(msg["value"]), msg["fn"].log_prob(msg["value"]) * scale]
+        except NotImplementedError:  # a transform without an inverse: whatever it holds may move every element
+            held = [*held_arrays(msg["fn"]), *arrays((msg["fn"], msg["value"], scale))]
+            whole = sum((jnp.sum(jnp.asarray(array, float)) for array in held), jnp.zeros(()))
+            weighed = [jnp.broadcast_to(whole, bare.batch_shape)]
+            self.hidden.add(term)
+        self.densities += map(jnp.asarray, weighed)
+        self.terms += [term] * len(weighed)
