@@ -1,4 +1,4 @@
-"""A density that jumps along a line is told from one that is only kinked, steep or far from straight."""
+"""A quotient or a logarithm is followed only where its pole is proved to be far; wherever it may jump it is scored."""
 
 from __future__ import annotations
 
@@ -13,54 +13,9 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 from ppl_gen import infer
-from ppl_gen.backends.jumps import find_jumps
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Pathwise, Score
 from ppl_gen.language import dist, param, plate, sample, xp
-
-Function = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-TERM = ("model", "x")
-
-SMOOTH: dict[str, Function] = {  # value and slope
-    "square": lambda z: (z**2, 2 * z),
-    "kink": lambda z: (np.abs(z), np.sign(z)),
-    "steep": lambda z: (np.tanh(500 * z), 500 / np.cosh(np.minimum(np.abs(500 * z), 300)) ** 2),
-    "waves": lambda z: (np.sin(40 * z), 40 * np.cos(40 * z)),
-    "soft sign": lambda z: (z / (1 + np.abs(z)), 1 / (1 + np.abs(z)) ** 2),
-}
-JUMPS: dict[str, Function] = {
-    "step": lambda z: (np.sign(z), 0 * z),
-    "small step on a slope": lambda z: (10 * z + 0.3 * (z > 0.2), 10 + 0 * z),
-    "pole": lambda z: (1 / z, -1 / z**2),
-}
-
-
-def along(function: Function) -> list[Any]:
-    """What is found of a function of three elements of a latent."""
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-        value, slope = function(start + t * (end - start))
-        return {TERM: (value, slope * (end - start)), ("guide", "z"): (0 * value, 0 * value)}
-
-    return find_jumps([np.array([0.31, -0.7, 1.1]), np.array([0.9, 0.52, -0.4])], slopes)
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-def test_no_jump_is_found_where_there_is_none(name: str) -> None:
-    assert along(SMOOTH[name]) == []
-
-
-@pytest.mark.parametrize("name", JUMPS)
-def test_a_jump_is_found(name: str) -> None:
-    assert along(JUMPS[name]) == [TERM]
-
-
-def test_a_function_without_a_forward_derivative_is_let_be() -> None:
-    def slopes(start: Any, end: Any, t: float) -> Any:
-        raise NotImplementedError("no forward derivative")
-
-    assert find_jumps([np.zeros(1), np.ones(1)], slopes) == []
-
 
 QUOTIENTS: dict[str, tuple[Callable[[Any], Any], type]] = {
     "over its size": (lambda z: z / xp.abs(z), Score),
@@ -112,16 +67,6 @@ def test_a_quotient_that_jumps_is_scored_right(backend: str) -> None:
         0.3 - 4 * 0.7 * NormalDist().pdf(0.3)
     )  # that of the loss: KL, and the step's height at its density
     assert abs(gap) < 4 * draws.std() / np.sqrt(len(draws)) < 0.3 * 1.07
-
-
-def test_rounding_is_no_step() -> None:
-    """A density that is a matter of luck from one point to the next, as far out on a line."""
-
-    def slopes(start: np.ndarray, end: np.ndarray, t: float) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-        z = start + t * (end - start)
-        return {TERM: (1e3 * np.sin(1e9 * z), 0 * z)}
-
-    assert find_jumps([np.array([0.31, -0.7, 1.1]), np.array([0.9, 0.52, -0.4])], slopes) == []
 
 
 @pytest.mark.parametrize("levels", [5, 30])
