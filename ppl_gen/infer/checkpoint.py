@@ -155,15 +155,13 @@ def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
     return arrays[entry["array"]] if "array" in entry else entry["value"]
 
 
-def warn_if_old(path: Any, meta: Mapping[str, Any]) -> bool:
-    """Whether an older version wrote the file, which then has a warning."""
-    if meta["version"] != VERSION:
-        warnings.warn(
-            f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
-            "Fit.save lost what torch networks had learned (what checkpoint= wrote is whole). Train again if Fit.save wrote it.",
-            stacklevel=4,
-        )
-    return bool(meta["version"] != VERSION)
+def warn_old(path: Any) -> None:
+    """Say what a file of an older version lacks."""
+    warnings.warn(
+        f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
+        "Fit.save lost what torch networks had learned (what checkpoint= wrote is whole). Train again if Fit.save wrote it.",
+        stacklevel=4,
+    )
 
 
 def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:

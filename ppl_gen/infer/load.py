@@ -116,9 +116,10 @@ def _others(prepared: Prepared, batch: Batch) -> Batch:
 
 def _saved(path: Any, meta: Mapping[str, Any], model: Any, objective: Any, estimators: Any) -> Saved:
     """What the header says, each part of its type; objective and estimators that are given come before."""
-    old = files.warn_if_old(path, meta)
+    old = meta["version"] != files.VERSION
     facts = _typed(path, {"loss_rows": meta.get("num_rows"), "validation_rows": None, **meta} if old else meta, FACTS)
     if old:
+        files.warn_old(path)
         return Saved(facts, own_objective(model) if objective is None else objective, dict(estimators or {}), None)
     plan = _typed(path, meta.get("plan") if isinstance(meta.get("plan"), Mapping) else {}, PLAN)
     if objective is None:

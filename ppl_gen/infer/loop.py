@@ -213,7 +213,6 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
         save(path, state)
         return
     arrays, meta, _ = files.read(path)
-    files.warn_if_old(path, meta)
     own = state.fit.meta()
     for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
         if meta.get(key) != own[key]:
@@ -221,6 +220,8 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
                 f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
                 "Remove the file, or choose another path."
             )
+    if meta["version"] != files.VERSION:
+        files.warn_old(path)
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
     expected, advice = trainer.state(), "Remove the file, or choose another path."
