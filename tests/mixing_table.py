@@ -48,7 +48,7 @@ def alike(way: Callable[..., Any], mixes: bool) -> Ways:
 
 
 def constant(xp: Any, values: Any) -> Any:
-    return torch.as_tensor(values) if xp is torch else jnp.asarray(values)
+    return torch.tensor(values) if xp is torch else jnp.array(values)
 
 
 def t_added(z: Any, s: Any, w: Any, d: Any) -> Any:

@@ -79,3 +79,16 @@ def test_chain_benchmark_prints_every_contender():
     ]
     assert [line[0] for line in lines] == names
     assert all(float(line[1]) > 0 for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
+def test_first_step_prints_runs_seconds_and_the_ratio_to_svi(backend):
+    pytest.importorskip("pyro" if backend == "torch" else "numpyro")
+    some = ["--program", "gamma-Poisson", "chain of bits"]
+    printed = run("first_step.py", "--steps", "5", "--rounds", "1", "--backend", backend, *some)
+    lines = [re.split(r"\s{2,}", line) for line in printed.splitlines()[-2:]]
+    assert [line[0] for line in lines] == some[1:]
+    for _, runs, before, fit, svi, ratio in lines:
+        assert int(runs) >= 1 and float(before) >= 0
+        assert abs(float(fit) / float(svi) / float(ratio) - 1) < 0.2 + 0.01 / float(svi)

@@ -2,8 +2,8 @@
 
 What is hidden at first: a gate of a latent, a weight that starts at zero, a number of the data, the way not taken by
 Python's own branch, a pole behind a function. Three rows y = (1.8, .2, -.5), bits z ~ Bernoulli(.4) in plate "d", guide
-logits (.3, -.4, .2); right values by enumeration, or by quadrature between the jumps. |z| < 4.5 per component (false
-alarm 7e-6 each, about 30 components); where finite latents are enumerated there is no noise and values agree to 1e-4.
+logits (.3, -.4, .2); right values by enumeration, or by quadrature between the jumps. |z| < 4.5 per component: false
+alarm 7e-6 each, 1.5e-3 for the 220 of this file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 from scipy import special
@@ -24,6 +23,11 @@ from scipy import special
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import DisArm, Enumerate, Pathwise
+from ppl_gen.infer.automatic import converter
+from ppl_gen.infer.batches import Table
+from ppl_gen.infer.prepare import under
+from ppl_gen.infer.verbs import read
+from ppl_gen.objectives import ELBO
 from tests.plan_table import BACKENDS, floats, library
 from tests.test_soundness import log_bernoulli, log_normal, sigmoid, slope, z_scores
 
@@ -113,27 +117,34 @@ def test_ten_seeds_give_one_plan_behind_a_gate(name: str, backend: str) -> None:
     assert len(found) == 1
 
 
+def assert_mean(draws: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
+    for key, value in exact.items():
+        score = z_scores(draws[key].astype(float), value)
+        assert np.abs(score).max() < BOUND, f"{key}: z = {score}"
+
+
 @pytest.mark.parametrize("name", GATED)
-@pytest.mark.parametrize("seed", [1, 2, 5])
-def test_enumeration_is_exact_behind_a_gate(name: str, seed: int, backend: str) -> None:
-    draws = infer.gradient(*gated(GATED[name], backend), estimators={"*": Enumerate()}, backend=backend, seed=seed)
-    for key, value in gated_exact(name).items():
-        np.testing.assert_allclose(draws[key][0], value, atol=1e-4)
+@pytest.mark.parametrize("seed", [2, 5])
+def test_enumeration_leaves_nothing_out_behind_a_gate(name: str, seed: int, backend: str) -> None:
+    """The gate is enumerated; rows that meet are not, but by themselves they would leave no noise and be wrong."""
+    count = 4000 if backend == "jax" else 600
+    asked = {"*": Enumerate()}
+    draws = infer.gradient(*gated(GATED[name], backend), estimators=asked, num_samples=count, seed=seed)
+    assert_mean(draws, gated_exact(name))
 
 
 @pytest.mark.parametrize("estimators", [None, {"z": DisArm()}], ids=["automatic", "DisArm"])
 @pytest.mark.parametrize(("seed", "backend"), [(2, "jax"), (5, "torch")])
 def test_the_gradient_behind_a_gate_is_unbiased(estimators: Any, seed: int, backend: str) -> None:
-    """The wrong plan was off by .54 in the first logit, 10 standard errors and more."""
-    count = 4000 if backend == "jax" else 1500
+    """The wrong plan was off by .54 in the first logit, six standard errors and more."""
+    count = 4000 if backend == "jax" else 3000
     draws = infer.gradient(*gated(GATED["mean"], backend), estimators=estimators, num_samples=count, seed=seed)
-    for key, value in gated_exact("mean").items():
-        assert np.abs(z_scores(draws[key], value)).max() < BOUND
+    assert_mean(draws, gated_exact("mean"))
     assert np.abs(z_scores(draws["l"], gated_exact("mean")["l"] - [0.54, 0, 0])).max() > BOUND  # power
 
 
-def test_bits_behind_a_gate_are_summed_out_exactly(backend: str) -> None:
-    """Both latents are left to the model; the answer is the same for every seed."""
+def test_bits_behind_a_gate_are_summed_out_rightly_or_not_at_all(backend: str) -> None:
+    """Both latents are left to the model. Rows that meet cannot be summed side by side: no seed may do so."""
     lib = library(backend)
 
     def model(y: Any) -> None:
@@ -151,15 +162,18 @@ def test_bits_behind_a_gate_are_summed_out_exactly(backend: str) -> None:
         ]
         return -float(special.logsumexp(logs))
 
-    data = (lib.array(Y),)
-    for seed in range(10):
-        gradient = infer.gradient(model, lambda y: None, data, backend=backend, seed=seed)
-        np.testing.assert_allclose(gradient["w"][0], slope(loss, 2.0), atol=1e-4)
-    for seed in (2, 4, 5):
-        fit = infer.fit(model, lambda y: None, data, steps=0, backend=backend, seed=seed, progress=False)
-        answer = fit.log_prob(data)
-        assert answer.kind == "exact"
-        np.testing.assert_allclose(np.sum(answer.value), -loss(2.0), atol=1e-4)
+    def outcome(seed: int) -> str:
+        try:
+            fit = infer.fit(model, lambda y: None, (lib.array(Y),), steps=0, backend=backend, seed=seed, progress=False)
+        except ProgramError as error:
+            assert "site 'z'" in str(error) and "plate 'd'" in str(error)
+            return "refused"
+        np.testing.assert_allclose(np.sum(fit.log_prob((lib.array(Y),)).value), -loss(2.0), atol=1e-4)
+        draws = infer.gradient(model, lambda y: None, (lib.array(Y),), backend=backend, seed=seed)
+        np.testing.assert_allclose(draws["w"][0], slope(loss, 2.0), atol=1e-4)
+        return "right"
+
+    assert len({outcome(seed) for seed in range(10)}) == 1
 
 
 # -- A: mixing behind a number that is zero at first ---------------------------------------------------------------------
@@ -192,13 +206,14 @@ def residual_loss(logits: Any, a: Any) -> float:
     return coins(logits, lambda z: log_normal(Y, 2 * (z + a * z.sum()), 0.6))
 
 
+@pytest.mark.parametrize("asked", [None, {"*": Enumerate()}], ids=["automatic", "enumerated"])
 @pytest.mark.parametrize("a", [0.0, -0.4])
-def test_a_weight_that_starts_at_zero_hides_nothing(a: float, backend: str) -> None:
+def test_a_weight_that_starts_at_zero_hides_nothing(a: float, asked: Any, backend: str) -> None:
     params = {"a": np.array(a), "l": L}
-    for seed in range(3):
-        draws = infer.gradient(*residual(backend), estimators={"*": Enumerate()}, params=params, seed=seed)
-        np.testing.assert_allclose(draws["a"][0], slope(lambda a: residual_loss(L, a), a), rtol=1e-4)
-        np.testing.assert_allclose(draws["l"][0], slope(lambda logits: residual_loss(logits, a), L), atol=1e-4)
+    count = 4000 if backend == "jax" else 1000
+    draws = infer.gradient(*residual(backend), estimators=asked, params=params, num_samples=count)
+    exact_a = slope(lambda a: residual_loss(L, a), a)
+    assert_mean(draws, {"a": exact_a, "l": slope(lambda logits: residual_loss(logits, a), L)})
 
 
 def test_ten_seeds_give_one_plan_for_a_weight_that_starts_at_zero(backend: str) -> None:
@@ -210,24 +225,24 @@ def averaged_loss(logits: Any, a: float) -> float:
     return coins(logits, lambda z: log_normal(Y, 2 * (z + a * z.mean()), 0.6))
 
 
-def test_data_that_change_between_batches_hide_nothing(backend: str) -> None:
-    """Two steps of SGD, the first batch with a weight of zero, the second with one."""
-    lib, rate = library(backend), 0.01
+@pytest.mark.parametrize("asked", [None, {"*": Enumerate()}], ids=["automatic", "enumerated"])
+def test_data_that_change_between_batches_hide_nothing(asked: Any, backend: str) -> None:
+    """Read on a batch whose weight is zero, as a fit reads its first; the gradient on the next, whose weight is one."""
+    lib = library(backend)
 
     def model(y: Any, a: Any) -> None:
         with lib.plate("d", 3):
             z = floats(lib.sample("z", lib.dist.Bernoulli(lib.array(0.4))))
             lib.sample("x", lib.dist.Normal(2 * (z + a * z.mean()), 0.6), obs=y)
 
-    optimizer: Any = partial(torch.optim.SGD, lr=rate) if backend == "torch" else optax.sgd(rate)
-    batches = [(lib.array(Y), lib.array(np.full(3, a, np.float32))) for a in (0.0, 1.0)]
-    fit = infer.fit(
-        model, alone(lib), batches, steps=2, estimators={"*": Enumerate()}, optimizer=optimizer, progress=False
-    )
-    right = L.astype(float)
-    for a in (0.0, 1.0):
-        right = right - rate * slope(partial(averaged_loss, a=a), right)
-    np.testing.assert_allclose(fit.params["l"], right, atol=2e-5)
+    first, later = ((lib.array(Y), lib.array(np.full(3, a, np.float32))) for a in (0.0, 1.0))
+    prepared, batch = read(model, alone(lib), first, backend, None, estimators=asked)
+    assert prepared.plan["z"].summed_plates == {"d"}
+    module, prepared = prepared.backend, under(prepared, ELBO(), 0, batch)
+    other = Table(later, None, 0, converter(module, "cpu")).first()
+    count = 4000 if backend == "jax" else 1000
+    draws = module.sample_gradients(prepared.program, ELBO(), prepared.plan, prepared.start, other, count, 0)
+    assert_mean(draws, {"l": slope(partial(averaged_loss, a=1.0), L)})
 
 
 # -- A: the way that Python did not take -----------------------------------------------------------------------------------
@@ -383,7 +398,7 @@ TORCH_POLES: dict[str, Callable[[Any], Any]] = {
         torch.linalg.solve_triangular(torch.eye(2) * z, torch.ones(2, 1), upper=True).sum()
     ),
     "digamma": lambda z: torch.tanh(torch.digamma(z)),
-    "polygamma": lambda z: torch.tanh(torch.polygamma(2, z)),
+    "polygamma": lambda z: torch.nan_to_num(torch.tanh(torch.polygamma(2, z))),
     "xlogy": lambda z: torch.tanh(torch.nan_to_num(torch.xlogy(1.5, z))),
     "xlog1py": lambda z: torch.tanh(torch.nan_to_num(torch.special.xlog1py(torch.tensor(1.5), z))),
     "entr": lambda z: torch.tanh(torch.special.entr(z)),
@@ -398,7 +413,7 @@ TORCH_POLES: dict[str, Callable[[Any], Any]] = {
     "atan2": lambda z: torch.atan2(z, torch.tensor(-1.0)),
     "remainder": lambda z: torch.remainder(z, 1.0),
     "float8": lambda z: z.to(torch.float8_e4m3fn).float(),
-    "half": lambda z: (8 * z).to(torch.int8) / 8.0,
+    "eighths": lambda z: (8 * z).to(torch.int8) / 8.0,
 }
 JAX_POLES: dict[str, Callable[[Any], Any]] = {
     "inv": lambda z: J.tanh(J.linalg.inv(J.array(MATRIX) * z + J.array(ADDED))).sum(),
@@ -406,9 +421,9 @@ JAX_POLES: dict[str, Callable[[Any], Any]] = {
     "pinv": lambda z: J.tanh(J.linalg.pinv(J.array(MATRIX) * z).sum()),
     "triangular solve": lambda z: J.tanh(jax.scipy.linalg.solve_triangular(J.eye(2) * z, J.ones(2)).sum()),
     "digamma": lambda z: J.tanh(JS.digamma(z)),
-    "polygamma": lambda z: J.tanh(JS.polygamma(2, z)),
+    "polygamma": lambda z: J.nan_to_num(J.tanh(JS.polygamma(2, z))),
     "gamma": lambda z: J.tanh(JS.gamma(z)),
-    "beta": lambda z: J.tanh(JS.beta(z, 1.5)),
+    "beta": lambda z: J.nan_to_num(J.tanh(JS.beta(z, 1.5))),
     "poch": lambda z: J.nan_to_num(J.tanh(JS.poch(z, 1.5))),
     "entr": lambda z: J.tanh(JS.entr(z)),
     "kl_div": lambda z: J.tanh(JS.kl_div(z, 1.0)),
