@@ -385,8 +385,7 @@ def three_latents(y: Any) -> None:
 def three_proposals(y: Any) -> None:
     with pg.plate("d", len(y)):
         for name, start in (("a", 0.3), ("b", -0.4), ("c", 0.2)):
-            logits = pg.param(f"l{name}", lambda start=start: start + pg.xp.zeros(4))
-            pg.sample(name, pg.dist.Bernoulli(logits=logits))
+            pg.sample(name, pg.dist.Bernoulli(logits=pg.param(f"l{name}", start + pg.xp.zeros(4))))
 
 
 FOUR_ROWS = np.array([1.8, 0.2, -0.5, 0.9], np.float32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from ppl_gen.infer.measure import candidates, measure
 from ppl_gen.infer.prepare import Prepared
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
+from ppl_gen.program import Facts, Site
+from tests.nightly import grid, nightly
 from tests.small_programs import CASES
 from tests.test_gradients import BOUND, estimate, exact, z_scores
 
@@ -45,7 +48,7 @@ PROGRAMS = ["bernoulli", "categorical", "normal"]  # each estimator is right on 
 
 def particles(estimator: Estimator) -> int:
     """As few as it takes."""
-    facts = plan_of("bernoulli").facts
+    facts = facts_of("bernoulli")
     site = next(iter(facts.latents()))
     return 1 if "num_particles" not in str(estimator.refusal(site, facts, 1)) else 2
 
@@ -55,8 +58,13 @@ def plan_of(name: str, **options: Any) -> Any:
     return infer.plan(case.model, case.guide, case.data, backend="torch", **options)
 
 
+@cache
+def facts_of(name: str) -> Facts:
+    return plan_of(name).facts
+
+
 def suits(estimator: Estimator, name: str) -> bool:
-    facts = plan_of(name).facts
+    facts = facts_of(name)
     return all(estimator.refusal(site, facts, particles(estimator)) is None for site in facts.latents())
 
 
@@ -120,9 +128,8 @@ def random_z(estimator: Estimator, backend: str) -> float:
 
 def learns(estimator: Estimator) -> bool:
     """Whether there is anything to put at random."""
-    program = next(p for p in OWN if suits(estimator, p))
-    sites = plan_of(program).facts.latents()
-    return any(any(estimator.start(site, np.random.default_rng(0))) for site in sites)
+    site = Site("z", "guide", "Bernoulli", "finite", size=2, levels=2, batch_shape=(3,), num_features=2)
+    return any(estimator.start(site, np.random.default_rng(0)))
 
 
 LEARN: dict[str, Estimator] = {
@@ -133,9 +140,12 @@ LEARN: dict[str, Estimator] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, estimator in LEARN.items() if learns(estimator)])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    grid([name for name, estimator in LEARN.items() if learns(estimator)], jax=["Rodeo", "Relax", "Score"]),
+)
 def test_unbiased_means_unbiased_whatever_the_weights(name: str, backend: str) -> None:
-    """13 estimators x 2 backends x about 6 components: a false alarm has probability 9e-5."""
+    """10 estimators x 2 backends x about 6 components: a false alarm has probability 7e-5. The power is that below, on JAX."""
     assert random_z(LEARN[name], backend) < BOUND
 
 
@@ -171,13 +181,13 @@ class LongRodeo(Rodeo):
         return here, 1.1 * there
 
 
-@pytest.mark.parametrize("mutant", [Score(PeekingScore()), LongRebar(), LongRelax(), LongRodeo()], ids=repr)
+@pytest.mark.parametrize("mutant", [Score(PeekingScore()), LongRodeo(), nightly(LongRebar()), nightly(LongRelax())])
 def test_a_control_variate_or_baseline_off_by_a_tenth_would_show(mutant: Estimator) -> None:
     """The same draws as above, of mutants."""
     assert random_z(mutant, "jax") > BOUND
 
 
-@pytest.mark.parametrize(("module", "mutant"), [("double_control", DoubleControl()), ("muprop", MuProp())])
+@pytest.mark.parametrize(("module", "mutant"), [("double_control", DoubleControl()), nightly("muprop", MuProp())])
 def test_a_straight_line_off_by_a_tenth_would_show(
     module: str, mutant: Estimator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +294,8 @@ def measured(model: Any, guide: Any, options: dict[str, Any], number: int) -> np
     from ppl_gen.infer.measure import measure
     from ppl_gen.infer.verbs import read
     from ppl_gen.objectives import ELBO
+from ppl_gen.program import Facts, Site
+from tests.nightly import grid, nightly
 
     prepared, batch = read(model, guide, np.zeros(1), options["backend"], None, estimators=options["estimators"])
     draws = measure(prepared, batch, number, 3, ELBO(), warm_up=1000).draws["w"]

@@ -258,7 +258,7 @@ def test_a_scaled_density_has_no_likelihood_whatever_the_scale_was_at_first(what
 
 # -- marks -------------------------------------------------------------------------------------------------------------
 
-MARK = {"enumerate": "parallel"}
+MARK: Any = {"enumerate": "parallel"}
 
 
 def test_a_mark_inside_a_scan_is_not_followed_in_silence() -> None:
