@@ -291,12 +291,6 @@ def test_the_optimal_baseline_beats_every_constant_in_every_component(backend: s
 
 def measured(model: Any, guide: Any, options: dict[str, Any], number: int) -> np.ndarray:
     """Gradients of the three logits once the running moments have settled."""
-    from ppl_gen.infer.measure import measure
-    from ppl_gen.infer.verbs import read
-    from ppl_gen.objectives import ELBO
-from ppl_gen.program import Facts, Site
-from tests.nightly import grid, nightly
-
     prepared, batch = read(model, guide, np.zeros(1), options["backend"], None, estimators=options["estimators"])
     draws = measure(prepared, batch, number, 3, ELBO(), warm_up=1000).draws["w"]
     return np.asarray(draws, dtype=float)
