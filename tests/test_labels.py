@@ -200,7 +200,7 @@ def bare(x: Any) -> None:
 
 def beside(x: Any) -> None:
     pg.sample("x", pg.dist.Normal(pg.param("m", lambda: pg.xp.asarray(0.3)), 1.0).expand([2]).to_event(1), obs=x)
-    pg.factor("cost", -pg.param("m") ** 2)
+    pg.factor("cost", -(pg.param("m") ** 2))
 
 
 def emitted(x: Any) -> None:
@@ -258,7 +258,7 @@ def test_a_scaled_density_has_no_likelihood_whatever_the_scale_was_at_first(what
 
 # -- marks -------------------------------------------------------------------------------------------------------------
 
-MARK = {"enumerate": "parallel"}
+MARK: Any = {"enumerate": "parallel"}
 
 
 def test_a_mark_inside_a_scan_is_not_followed_in_silence() -> None:
@@ -273,7 +273,9 @@ def test_a_mark_inside_a_scan_is_not_followed_in_silence() -> None:
         scan(step, 0, y)
 
     plan = infer.plan(model, None, jnp.asarray([0.3, -0.2, 1.0]))
-    assert "site 'z': marked for enumeration in the model, which is not followed, as it cannot be summed out" in str(plan)
+    assert "site 'z': marked for enumeration in the model, which is not followed, as it cannot be summed out" in str(
+        plan
+    )
     assert "scan" in str(plan)
 
 
@@ -322,7 +324,9 @@ def marked(size: int, infer_guide: Any) -> tuple[Any, Any]:
         (3, {}, {}, "in the model, which is not followed, as the guide proposes it, unmarked"),
     ],
 )
-def test_every_mark_is_followed_or_said_why_not(size: int, infer_guide: Any, asked: Any, why: str, backend: str) -> None:
+def test_every_mark_is_followed_or_said_why_not(
+    size: int, infer_guide: Any, asked: Any, why: str, backend: str
+) -> None:
     plan = infer.plan(*marked(size, infer_guide), np.float32(0.3), estimators=asked, backend=backend)
     assert not isinstance(plan["k"].estimator, Enumerate)
     assert re.search("site 'k': marked for enumeration " + why, str(plan))
