@@ -16,7 +16,9 @@ import numpyro.distributions as dist
 import pytest
 
 from ppl_gen import infer
+from ppl_gen.backends.jax.compiled import KEPT, REALS, Compiled, HostArray, on_host
 from ppl_gen.objectives import ImportanceWeighted
+from ppl_gen.program import Batch
 
 QUIET: dict[str, Any] = {"progress": False, "learning_rate": 0.05}
 Y = np.random.default_rng(0).standard_normal(12).astype(np.float32) + 1
@@ -147,7 +149,8 @@ READS = {
 def test_data_that_python_reads_are_constants(count: Any) -> None:
     model, guide = groups_by(count)
     fit = infer.fit(model, guide, (GROUP, Y), steps=20, **QUIET)
-    known = infer.fit(*groups_by(lambda group: 3), (GROUP, Y), steps=20, **QUIET)
+    model, guide = groups_by(lambda group: 3)
+    known = infer.fit(model, guide, (GROUP, Y), steps=20, **QUIET)
     assert type(fit.plan["mean"].estimator).__name__ == "Pathwise" and fit.plan.facts.eager is None
     assert "jitted loop" in fit._trainer.how
     np.testing.assert_allclose(fit.losses, known.losses, rtol=1e-5)
@@ -229,3 +232,23 @@ def test_a_fit_runs_on_the_device_asked_for() -> None:
         [sys.executable, "-c", ON_A_DEVICE], env={**os.environ, **flags}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_compiled_functions_are_bounded_and_data_of_one_kind_share_one() -> None:
+    compiled = Compiled()
+    for size in range(1, KEPT + 5):
+        for number in (0.5, 1.5):
+            batch = Batch((np.ones(size, np.float32), number))
+            assert (
+                float(compiled.call("sum", lambda batch: batch.args[0].sum() * batch.args[1], batch)) == size * number
+            )
+    assert len(compiled._kept) == KEPT
+    assert all(function._cache_size() == 1 for function in compiled._kept.values())  # type: ignore[attr-defined]
+
+
+def test_a_traced_index_cuts_data_that_python_reads() -> None:
+    host = on_host(Batch((np.arange(4), np.arange(4.0))), REALS)
+    assert isinstance(host.args[0], HostArray) and not isinstance(host.args[1], HostArray)
+    whole: Any = host.args[0]
+    cut = jax.jit(lambda i: whole[i] + int(np.max(whole)))
+    assert cut(jnp.array([1, 3])).tolist() == [4, 6]

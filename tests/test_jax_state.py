@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from flax import linen
+from flax import linen, nnx
 from numpyro import handlers
-from numpyro.contrib.module import flax_module, random_flax_module
+from numpyro.contrib.module import flax_module, random_eqx_module, random_flax_module, random_nnx_module
 from numpyro.infer import autoguide
 from numpyro.primitives import mutable
 
@@ -56,6 +57,24 @@ def test_batch_norm_may_have_random_weights() -> None:
     state = fit._trainer.values.buffers["net$state"]["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(state["mean"], X.mean(0), rtol=1e-2)
     assert not any(name.startswith("net.") for name in fit.params if "loc" not in name and "scale" not in name)
+
+
+def test_weights_that_are_sample_sites_are_no_parameters() -> None:
+    linear, layer = nnx.Linear(3, 1, rngs=nnx.Rngs(0)), eqx.nn.Linear(3, 1, key=jax.random.key(0))
+
+    def model(x: Any, y: Any) -> None:
+        one = random_nnx_module("one", linear, dist.Normal(0.0, 1.0))
+        two = random_eqx_module("two", layer, {"weight": dist.Normal(0.0, 1.0)})
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("y", dist.Normal((one(x) + jax.vmap(two)(x))[:, 0], 1.0), obs=y)
+
+    def guide(x: Any, y: Any) -> None:
+        for name, shape in (("one/kernel", (3, 1)), ("one/bias", (1,)), ("two/weight", (1, 3))):
+            loc = numpyro.param(f"{name}.loc", jnp.zeros(shape))
+            numpyro.sample(name, dist.Normal(loc, 0.1).to_event())
+
+    fit = infer.fit(model, guide, (X, Y), steps=1, **QUIET)  # a warning would be an error
+    assert set(fit.params) == {"one/kernel.loc", "one/bias.loc", "two/weight.loc", "two.bias"}
 
 
 STARTS = {
@@ -123,25 +142,19 @@ def listed() -> Any:
     return guide
 
 
-GUIDES = {
-    "by hand": lambda: by_hand,
-    "list": listed,
-    **{
-        name: lambda name=name: getattr(autoguide, name)(in_a_plate)
-        for name in (
-            "AutoDelta",
-            "AutoMultivariateNormal",
-            "AutoLowRankMultivariateNormal",
-            "AutoLaplaceApproximation",
-            "AutoIAFNormal",
-        )
-    },
-}
+GUIDES = (
+    "AutoDelta",
+    "AutoMultivariateNormal",
+    "AutoLowRankMultivariateNormal",
+    "AutoLaplaceApproximation",
+    "AutoIAFNormal",
+)
 
 
-@pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
-def test_points_with_a_batch_shape_are_pathwise(make: Any) -> None:
-    plan = infer.plan(in_a_plate, make(), LEVEL)
+@pytest.mark.parametrize("name", ["by hand", "list", *GUIDES])
+def test_points_with_a_batch_shape_are_pathwise(name: str) -> None:
+    own = {"by hand": by_hand, "list": listed()}
+    plan = infer.plan(in_a_plate, own.get(name) or getattr(autoguide, name)(in_a_plate), LEVEL)
     assert {type(row.estimator).__name__ for row in plan.rows.values()} == {"Pathwise"}
 
 

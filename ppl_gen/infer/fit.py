@@ -83,7 +83,7 @@ def fit(
         num_particles: draws of the latents per step.
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
-        device: "auto" takes a GPU where the backend sees one.
+        device: "auto" takes a GPU where the backend sees one; or a name, such as "cpu" or "cuda:1".
         seed: of everything random, a whole number or a JAX key; nothing global is touched.
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.

@@ -103,13 +103,14 @@ class Program:
         values = self.params if params is None else params
         return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
 
-    def settle(self, table: _Table) -> None:
-        """After the first run: no more parameters; those that `random_flax_module` made sample sites are none."""
+    def settle(self, table: _Table, sites: Collection[str]) -> None:
+        """After the first run: no more parameters; weights that `random_flax_module` and its like made `sites` are none."""
         self.open = False
         for name, tree in table.seen:
-            leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, ParamShape))
-            for leaf_name, leaf in zip(self._trees[name][0], leaves, strict=True):
-                if isinstance(leaf, ParamShape) and leaf_name in self.params:
+            leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, ParamShape))
+            for leaf_name, (path, leaf) in zip(self._trees[name][0], leaves, strict=True):
+                site = f"{name.removesuffix('$params')}/{jax.tree_util.keystr(path)[1:]}"  # equinox changes no tree in place
+                if leaf_name in self.params and (isinstance(leaf, ParamShape) or site in sites):
                     self._replaced[leaf_name] = self.params.pop(leaf_name)
 
     def module(self, name: str, params: Mapping[str, Array]) -> Any:
@@ -176,7 +177,7 @@ class Program:
             with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
                 self.model(*batch.args, **batch.kwargs)
         if first:
-            self.settle(table)
+            self.settle(table, run.records)
         return run
 
     def dream(

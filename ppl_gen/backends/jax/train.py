@@ -396,17 +396,21 @@ def like_before(buffers: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
         ProgramError: it is of another form, which no compiled loop can carry.
     """
     for name, old in before.items():
-        found, expected = jax.tree.map(_form, buffers[name]), jax.tree.map(_form, old)
+        found, expected = _form(buffers[name]), _form(old)
         if found != expected:
             raise ProgramError(
-                f"mutable '{name}': expected state of one form at every step, {expected}; got {found}. Start it with arrays of the "
-                "shapes and types that it has later."
+                f"mutable '{name}': expected state of one form at every step, {expected[0]}; got {found[0]}. Start it with arrays of "
+                "the shapes and types that it has later."
             )
-    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), dict(buffers), dict(before))
+    return {
+        name: jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), buffers[name], before[name]) for name in before
+    }
 
 
-def _form(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+def _form(tree: Any) -> tuple[list[str], Any]:
+    """(type and shape of every leaf, the containers)."""
+    leaves, containers = jax.tree.flatten(tree)
+    return [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves], containers
 
 
 def _path(path: Any) -> str:
