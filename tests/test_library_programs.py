@@ -135,7 +135,7 @@ def test_nan_that_reaches_a_density_is_an_error(backend: str) -> None:
     def model(x: Any) -> None:
         factor("cost", -lib.xp.sum((x - lib.param("loc", lib.array(np.float32(0.0)))) ** 2))
 
-    with pytest.raises(ProgramError, match=r"data\[0\]: expected finite"):
+    with pytest.raises(ProgramError, match="(?i)nan"):
         infer.plan(model, None, np.array([0.3, np.nan], dtype=np.float32), backend=backend)
 
 
@@ -443,7 +443,7 @@ def test_warm_start_starts_from_pyros_store_and_fills_it() -> None:
     pyro.param("mu", torch.tensor(7.0))
     fit = infer.fit(location, None, torch.from_numpy(ROWS), steps=2, warm_start=True, progress=False)
     assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 7.0), rel=1e-5)
-    assert float(pyro.param("mu")) == fit.params["mu"] != 7.0
+    assert pyro.param("mu").item() == fit.params["mu"] != 7.0
     elbo = pyro.infer.Trace_ELBO().loss(location, lambda x: None, torch.from_numpy(ROWS))
     assert elbo == pytest.approx(normal_loss(ROWS, fit.params["mu"]), rel=1e-5)
 
@@ -451,7 +451,7 @@ def test_warm_start_starts_from_pyros_store_and_fills_it() -> None:
 def test_without_warm_start_the_store_is_left_alone_and_the_plan_says_so() -> None:
     pyro.param("mu", torch.tensor(7.0))
     fit = infer.fit(location, None, torch.from_numpy(ROWS), steps=2, progress=False)
-    assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 0.3), rel=1e-5) and float(pyro.param("mu")) == 7.0
+    assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 0.3), rel=1e-5) and pyro.param("mu").item() == 7.0
     assert any("'mu'" in note and "warm_start=True" in note for note in fit.plan.notes)
     pyro.clear_param_store()
     infer.fit(location, None, torch.from_numpy(ROWS), steps=2, progress=False)
