@@ -25,7 +25,6 @@ from ppl_gen.backends.torch.record import Recorder, StartAgain
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Run, Term
 
-
 Found = TypeVar("Found")
 
 
@@ -284,8 +283,7 @@ class Program:
 
     def unused_store(self) -> list[str]:
         """The parameters for which Pyro's store held another value when the session began. Call inside a session."""
-        outside = _OUTSIDE.get()
-        stored = outside.params if outside is not None else {}
+        stored = _stored()
         return [n for n, own in self._stored_as.items() if own in stored and not self._holds(n, stored[own])]
 
     def _holds(self, name: str, value: Tensor) -> bool:
@@ -298,9 +296,8 @@ class Program:
         Raises:
             ProgramError: one of another shape.
         """
-        outside = _OUTSIDE.get()
-        for name in self.unused_store() if outside is not None else ():
-            leaf, value = self.params[name], outside.params[self._stored_as[name]]
+        for name in self.unused_store():
+            leaf, value = self.params[name], _stored()[self._stored_as[name]]
             if leaf.shape != value.shape:
                 raise ProgramError(
                     f"param '{name}': expected the shape {tuple(leaf.shape)}; Pyro's store holds {tuple(value.shape)}. "
@@ -428,6 +425,12 @@ def validation(on: bool) -> AbstractContextManager[None]:
     """All of Pyro's checks on or off; afterwards each is as it was, which `pyro.validation_enabled` does not see to."""
     names = ("distributions_pyro", "distributions_torch", "infer", "poutine")
     return pyro.settings.context(**{f"validate_{name}": on for name in names})
+
+
+def _stored() -> Mapping[str, Tensor]:
+    """What Pyro's parameter store held when the session began."""
+    outside = _OUTSIDE.get()
+    return {} if outside is None else outside.params
 
 
 @contextmanager
