@@ -291,13 +291,15 @@ class Program:
         return leaf.shape == value.shape and bool(torch.equal(leaf, value.to(leaf)))
 
     def take_store(self) -> None:
-        """Start from the values that Pyro's store held when the session began. Call inside a session.
+        """Start from the values that Pyro's store held when the session began, networks from their own. Call inside a session.
 
         Raises:
             ProgramError: one of another shape.
         """
         for name in self.unused_store():
             leaf, value = self.params[name], _stored()[self._stored_as[name]]
+            if isinstance(leaf, nn.Parameter):
+                continue
             if leaf.shape != value.shape:
                 raise ProgramError(
                     f"param '{name}': expected the shape {tuple(leaf.shape)}; Pyro's store holds {tuple(value.shape)}. "
