@@ -52,7 +52,9 @@ def test_an_observation_outside_a_support_that_is_not_checked_trains_and_is_said
 
     def model(x: Any) -> None:
         logits = lib.param("logits", lib.array(np.full(3, 0.2, dtype=np.float32)))
-        with lib.plate("rows", 5, dim=-1 if len(wrap(lib.dist.Normal(lib.array(np.zeros(3)), 1.0)).event_shape) else -2):
+        with lib.plate(
+            "rows", 5, dim=-1 if len(wrap(lib.dist.Normal(lib.array(np.zeros(3)), 1.0)).event_shape) else -2
+        ):
             lib.sample("x", wrap(lib.dist.Bernoulli(logits=logits, validate_args=False)), obs=x)
 
     fit = infer.fit(model, None, lib.array(grey), backend=backend, **QUICK)
@@ -135,13 +137,13 @@ def test_nan_that_reaches_a_density_is_an_error(backend: str) -> None:
     def model(x: Any) -> None:
         factor("cost", -lib.xp.sum((x - lib.param("loc", lib.array(np.float32(0.0)))) ** 2))
 
-    with pytest.raises(ProgramError, match=r"data\[0\]: expected finite"):
+    with pytest.raises(ProgramError, match="(?i)nan"):
         infer.plan(model, None, np.array([0.3, np.nan], dtype=np.float32), backend=backend)
 
 
 def test_nan_beneath_obs_mask_and_in_a_nan_masked_normal_train() -> None:
     x = torch.tensor([0.3, math.nan, 0.6])
-    seen = ~x.isnan()
+    seen: Any = ~x.isnan()
 
     def partly(x: torch.Tensor) -> None:
         with pyro.plate("rows", 3):
@@ -164,7 +166,8 @@ def test_a_mask_counts_as_it_is_at_its_site() -> None:
     """Changed in place afterwards, it would change what the earlier site is differentiated by."""
 
     def model(x: torch.Tensor) -> None:
-        seen, share = torch.tensor([True, True, False]), torch.ones(3)
+        seen: Any = torch.tensor([True, True, False])
+        share = torch.ones(3)
         loc = pyro.param("loc", torch.zeros(3))
         with pyro.plate("rows", 3):
             with poutine.mask(mask=seen), poutine.scale(scale=share):
@@ -250,9 +253,7 @@ def test_a_plate_that_states_all_rows_is_scaled_once(form: str, backend: str) ->
     cuts: Any = [ROWS[:20], ROWS[20:40], ROWS[40:]]
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(ROWS)), batch_size=20)
     data, size = {"batch_size": (ROWS, 20), "list": (cuts, None), "loader": (loader, None)}[form]
-    fit = infer.fit(
-        model, None, data, batch_size=size, steps=3, learning_rate=1e-12, backend=backend, progress=False
-    )
+    fit = infer.fit(model, None, data, batch_size=size, steps=3, learning_rate=1e-12, backend=backend, progress=False)
     share = np.array([20, 20, 10]) / 50
     assert float(share @ fit.losses) == pytest.approx(normal_loss(ROWS, 0.3), rel=1e-5)
     new = fit.log_prob(ROWS[:7])
@@ -297,7 +298,7 @@ def test_a_plate_without_a_size_has_its_tensors(batch_size: int | None) -> None:
 def test_a_python_loop_over_a_subsample_takes_all_elements_and_says_so() -> None:
     def model(x: torch.Tensor) -> None:
         for i in pyro.plate("d", 6, subsample_size=2):
-            pyro.sample(f"x_{i}", dist.Normal(pyro.param(f"loc_{i}", torch.tensor(0.3)), 1.0), obs=x[i])
+            pyro.sample(f"x_{i}", dist.Normal(pyro.param(f"loc_{i}", torch.tensor(0.3)), 1.0), obs=x[int(i)])
 
     fit = infer.fit(model, None, ROWS[:6], **QUICK)
     assert fit.losses[0] == pytest.approx(normal_loss(ROWS[:6], 0.3), rel=1e-5)
@@ -375,7 +376,7 @@ def test_a_captured_step_that_fails_goes_on_eagerly_and_says_where() -> None:
 
 
 def test_a_captured_step_that_fails_late_leaves_the_eager_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppl_gen.backends.torch import train
+    from ppl_gen.backends.torch import capture, train
 
     norm = nn.BatchNorm1d(2)
 
@@ -385,7 +386,7 @@ def test_a_captured_step_that_fails_late_leaves_the_eager_run(monkeypatch: pytes
         with pyro.plate("rows", len(x)):
             pyro.sample("x", dist.Normal(norm(x).sum(-1) * z, 1.0), obs=x[:, 0])
 
-    data, make = torch.randn(6, 2), train.compiled
+    data, make = torch.randn(6, 2), capture.compiled
 
     def fails_later(graph: Any, steps: int, wanted: Any) -> Any:
         fast, how = make(graph, steps, wanted)
@@ -443,7 +444,7 @@ def test_warm_start_starts_from_pyros_store_and_fills_it() -> None:
     pyro.param("mu", torch.tensor(7.0))
     fit = infer.fit(location, None, torch.from_numpy(ROWS), steps=2, warm_start=True, progress=False)
     assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 7.0), rel=1e-5)
-    assert float(pyro.param("mu")) == fit.params["mu"] != 7.0
+    assert pyro.param("mu").item() == fit.params["mu"] != 7.0
     elbo = pyro.infer.Trace_ELBO().loss(location, lambda x: None, torch.from_numpy(ROWS))
     assert elbo == pytest.approx(normal_loss(ROWS, fit.params["mu"]), rel=1e-5)
 
@@ -451,7 +452,7 @@ def test_warm_start_starts_from_pyros_store_and_fills_it() -> None:
 def test_without_warm_start_the_store_is_left_alone_and_the_plan_says_so() -> None:
     pyro.param("mu", torch.tensor(7.0))
     fit = infer.fit(location, None, torch.from_numpy(ROWS), steps=2, progress=False)
-    assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 0.3), rel=1e-5) and float(pyro.param("mu")) == 7.0
+    assert fit.losses[0] == pytest.approx(normal_loss(ROWS, 0.3), rel=1e-5) and pyro.param("mu").item() == 7.0
     assert any("'mu'" in note and "warm_start=True" in note for note in fit.plan.notes)
     pyro.clear_param_store()
     infer.fit(location, None, torch.from_numpy(ROWS), steps=2, progress=False)
@@ -475,7 +476,7 @@ def test_a_simplex_parameter_is_scaled_to_sum_to_one(weights: list[float], backe
     lib = library(backend)
 
     def model(y: Any) -> None:
-        p = lib.param("p", lib.array(np.float32(weights)), constraint=lib.dist.constraints.simplex)
+        p = lib.param("p", lib.array(np.array(weights, np.float32)), constraint=lib.dist.constraints.simplex)
         with lib.plate("rows", len(y)):
             lib.sample("y", lib.dist.Categorical(p), obs=y)
 
@@ -487,7 +488,7 @@ def test_an_initial_value_outside_its_constraint_is_shown_where_it_is(backend: s
     lib = library(backend)
 
     def model(x: Any) -> None:
-        start = lib.array(np.float32([1, 2, 3, 4, -5]))
+        start = lib.array(np.array([1, 2, 3, 4, -5], np.float32))
         scale = lib.param("scale", start, constraint=lib.dist.constraints.positive)
         with lib.plate("rows", 5):
             lib.sample("x", lib.dist.Normal(0.0, scale), obs=x)
@@ -542,9 +543,7 @@ def test_the_contents_of_a_programs_objects_are_given_back() -> None:
 @pytest.mark.parametrize("kind", [AutoGaussian, AutoStructured])
 def test_points_made_from_a_latent_of_the_guides_own_spread(kind: Any) -> None:
     """The estimate stays below the exact log p(x), and near it: of 400 draws, within half a nat."""
-    fit = infer.fit(
-        conjugate, kind(conjugate), torch.from_numpy(ROWS), steps=300, learning_rate=0.03, progress=False
-    )
+    fit = infer.fit(conjugate, kind(conjugate), torch.from_numpy(ROWS), steps=300, learning_rate=0.03, progress=False)
     x, n = ROWS.astype(float), len(ROWS)
     exact = -normal_loss(x, x.mean()) + 0.5 * math.log(2 * math.pi / n)
     exact -= normal_loss(x.mean(), 0.0, math.sqrt(100 + 1 / n))

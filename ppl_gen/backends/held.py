@@ -60,7 +60,13 @@ def _objects(programs: tuple[Any, ...]) -> list[Any]:
         elif _is_callable_object(thing):
             found.append(thing)
             for value in list(vars(thing).values()):
-                values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+                values = (
+                    value.values()
+                    if isinstance(value, dict)
+                    else value
+                    if isinstance(value, list | tuple)
+                    else (value,)
+                )
                 for part in list(values)[:LONGEST]:
                     if isinstance(part, CALLED) or _is_callable_object(part):
                         go(part)

@@ -189,7 +189,10 @@ def _take_store(prepared: Prepared, warm_start: bool) -> tuple[str, ...]:
         if warm_start:
             prepared.program.take_store()
         unused = ", ".join(map(repr, prepared.program.unused_store()))
-    said = f"param {unused}: Pyro's parameter store holds other values, not used here; warm_start=True starts from them"
+    said = (
+        f"param {unused}: Pyro's parameter store holds other values, not used here; with warm_start=True parameters start from "
+        "them, and networks from their own weights"
+    )
     return (said,) if unused else ()
 
 

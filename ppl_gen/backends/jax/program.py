@@ -245,14 +245,28 @@ class _Table:
         value = jnp.asarray(leaf)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
-        if not satisfies(constraint, value).all():
-            raise ProgramError(
-                f"param '{name}': expected an initial value in {constraint}; got {np.ravel(value)[:3].tolist()}. "
-                "Start it inside its constraint."
-            )
+        value = _inside(name, constraint, value)
         unconstrained = biject_to(constraint).inv(value)
         self.program.constraints[name] = constraint
         self.program.params[name] = self.params[name] = jnp.array(unconstrained)
+
+
+def _inside(name: str, constraint: Any, value: Array) -> Array:
+    """An initial value, on a simplex scaled to sum to one.
+
+    Raises:
+        ProgramError: it does not satisfy the constraint.
+    """
+    if constraint is constraints.simplex and bool(jnp.all((value > 0) & jnp.isfinite(value))):
+        return value / value.sum(-1, keepdims=True)
+    fits = np.asarray(constraint(value))
+    if not fits.all():
+        index = tuple(int(i) for i in np.argwhere(~fits)[0])
+        raise ProgramError(
+            f"param '{name}': expected an initial value in {constraint}; got {value[index].tolist()} at index {index}. "
+            "Start it inside its constraint."
+        )
+    return value
 
 
 def public_name(name: str, path: Any) -> str:

@@ -95,10 +95,10 @@ class Recorder(Messenger):
 
     def _takes_rows(self, name: str, size: int, subsample_size: int | None) -> bool:
         """Whether a plate's subsample is the batch: the rows that it states are all there are, and it is of their number."""
-        rows = self.batch.rows
+        rows: Array = self.batch.rows
         if rows is None or subsample_size == size or name not in (self.row_plates or ()):
             return False
-        return len(rows) == subsample_size and round(self.batch.scale * len(rows)) == size
+        return rows.shape[0] == subsample_size and round(self.batch.scale * rows.shape[0]) == size
 
     def postprocess_message(self, msg: Any) -> None:
         """Note what the statement did."""

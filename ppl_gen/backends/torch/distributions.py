@@ -96,22 +96,24 @@ def is_unchecked(distribution: Any) -> bool:
     return False
 
 
-def counted(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor | bool:
-    """Which elements of a value count, so as to broadcast with it: those that no mask leaves out.
+def counted(distribution: Any, mask: Tensor | bool | None) -> Tensor | bool:
+    """Which elements count, so as to broadcast with batch shape + event shape: those that no mask leaves out.
 
     Args:
         distribution: which may hold masks of its own.
         mask: of the handlers around the site.
-        value: batch shape + event shape; of a distribution that leaves NaN out, those that are none count.
     """
     counts = _per_event(mask, distribution)
     while isinstance(distribution, Independent | dist.MaskedDistribution | dist.ExpandedDistribution):
         if isinstance(distribution, dist.MaskedDistribution):
             counts = _both(counts, _per_event(distribution._mask, distribution))
         distribution = distribution.base_dist
-    if isinstance(distribution, dist.NanMaskedNormal | dist.NanMaskedMultivariateNormal):
-        counts = _both(counts, value.isfinite())
     return counts
+
+
+def leaves_out_nan(distribution: Any) -> bool:
+    """Whether the distribution itself takes NaN for what was not observed."""
+    return isinstance(named(distribution), dist.NanMaskedNormal | dist.NanMaskedMultivariateNormal)
 
 
 def _per_event(mask: Tensor | bool | None, distribution: Any) -> Tensor | bool:
@@ -131,7 +133,7 @@ def seen(distribution: Any, mask: Tensor | bool | None, value: Tensor) -> Tensor
 
     A masked density is multiplied by zero, and so is its gradient: of a NaN, or a pad outside the support, NaN is left.
     """
-    counts = counted(distribution, mask, value)
+    counts = counted(distribution, mask)
     if counts is True:
         return value
     with torch.no_grad():

@@ -66,7 +66,7 @@ class _Watch(TorchDispatchMode):
     """Notes where the first call of an operation comes from."""
 
     def __init__(self, operation: str, statements: Statements) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operation, self.statements, self.found = operation, statements, ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

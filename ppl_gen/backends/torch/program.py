@@ -321,8 +321,7 @@ class Program:
 
     def unused_store(self) -> list[str]:
         """The parameters for which Pyro's store held another value when the session began. Call inside a session."""
-        outside = _OUTSIDE.get()
-        stored = outside.params if outside is not None else {}
+        stored = _stored()
         return [n for n, own in self._stored_as.items() if own in stored and not self._holds(n, stored[own])]
 
     def _holds(self, name: str, value: Tensor) -> bool:
@@ -330,16 +329,15 @@ class Program:
         return leaf.shape == value.shape and bool(torch.equal(leaf, value.to(leaf)))
 
     def take_store(self) -> None:
-        """Start from the values that Pyro's store held when the session began. Call inside a session.
+        """Start from the values that Pyro's store held when the session began, networks from their own. Call inside a session.
 
         Raises:
             ProgramError: one of another shape.
         """
-        outside = _OUTSIDE.get()
-        if outside is None:
-            return
         for name in self.unused_store():
-            leaf, value = self.params[name], outside.params[self._stored_as[name]]
+            leaf, value = self.params[name], _stored()[self._stored_as[name]]
+            if isinstance(leaf, nn.Parameter):
+                continue
             if leaf.shape != value.shape:
                 raise ProgramError(
                     f"param '{name}': expected the shape {tuple(leaf.shape)}; Pyro's store holds {tuple(value.shape)}. "
@@ -470,6 +468,12 @@ def validation(on: bool) -> AbstractContextManager[None]:
     """All of Pyro's checks on or off; afterwards each is as it was, which `pyro.validation_enabled` does not see to."""
     names = ("distributions_pyro", "distributions_torch", "infer", "poutine")
     return pyro.settings.context(**{f"validate_{name}": on for name in names})
+
+
+def _stored() -> Mapping[str, Tensor]:
+    """What Pyro's parameter store held when the session began."""
+    outside = _OUTSIDE.get()
+    return {} if outside is None else outside.params
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from ppl_gen.backends.torch.distributions import (
     held_tensors,
     is_reparametrized,
     is_unchecked,
+    leaves_out_nan,
     named,
     num_values,
     others,
@@ -194,6 +195,8 @@ def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
     shape = tuple(fn.batch_shape + fn.event_shape)
     checks.check_plates(where, shape, tuple(value.shape), sizes, len(fn.event_shape))
     value = seen(fn, msg["mask"], value).detach()
+    if leaves_out_nan(fn):
+        value = value.nan_to_num(0.0, torch.inf, -torch.inf)
     constraint = constraint_of(unmasked(fn)) or constraints.real
     inside = constraint.check(value).cpu().numpy()
     return checks.check_value(

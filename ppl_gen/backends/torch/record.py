@@ -103,15 +103,16 @@ class Recorder(Messenger):
 
     def _pyro_indices(self, msg: Any) -> None:
         """Which elements a plate takes: those that are given, the batch's own rows, or all of a Python loop's."""
-        name, fn, rows = msg["name"], msg["fn"], self.batch.rows
+        name, fn = msg["name"], msg["fn"]
+        rows: Any = self.batch.rows
         if msg["value"] is not None:
             return
         if name in self.loops and fn.subsample_size not in (None, fn.size):
             msg["value"], msg["done"] = Everything(fn.size, fn.subsample_size), True
         elif PLATE + name in self.fixed:
             msg["value"], msg["done"] = self.fixed[PLATE + name], True
-        elif rows is not None and name in (self.row_plates or ()) and len(rows) == fn.subsample_size:
-            if round(self.batch.scale * len(rows)) == fn.size:
+        elif rows is not None and name in (self.row_plates or ()) and rows.shape[0] == fn.subsample_size != fn.size:
+            if round(self.batch.scale * rows.shape[0]) == fn.size:
                 msg["value"], msg["done"] = torch.as_tensor(rows, device=fn.device), True
 
     def _pyro_post_sample(self, msg: Any) -> None:
