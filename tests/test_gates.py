@@ -79,7 +79,7 @@ def test_rows_that_data_choose_may_be_others_in_another_batch() -> None:
     assert infer.plan(model, guide, (Y, torch.arange(3)))["z"].summed_plates == {"d"}
 
 
-def _exact(params: dict[str, Sequence[float]], mean: Callable[..., Tensor]) -> dict[str, np.ndarray]:
+def _exact(params: dict[str, float | Sequence[float]], mean: Callable[..., Tensor]) -> dict[str, np.ndarray]:
     """The gradient of minus the ELBO by enumeration, in double precision."""
     leaves = {n: torch.tensor(v, dtype=torch.float64, requires_grad=True) for n, v in params.items()}
     total = torch.zeros((), dtype=torch.float64)

@@ -305,10 +305,10 @@ class Tracker:
         if not noisy and not (index or any(reaches)):
             return
         where = _where(func)
-        if self._func not in _CHECKED:
+        trusted = self._trusted or _is_transforming()
+        if self._func not in _CHECKED and not trusted:
             self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
 
-        trusted = self._trusted or _is_transforming()
         risky = (
             None
             if getattr(func, "namespace", None) not in ("aten", "prims")
@@ -328,7 +328,11 @@ class Tracker:
 
         raw = merge(*map(self.pieces.unblocked, inputs, reaches))
         self.pieces.note(name, args, out, raw)
-        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(entering, inputs, reaches))
+        reach = merge(
+            {NOISE: Path()} if noisy else {},
+            index if trusted else blocked(index, where),
+            *map(entering, inputs, reaches),
+        )
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
         stopped = detached or _is_jump(func, name, args, kwargs)
         if (stopped and not trusted) or not (torch.is_grad_enabled() or self._trusted):
@@ -355,10 +359,17 @@ class Tracker:
         base = id(_base(tensor))
         for other, values in self._written.get(storage, {}).items():
             known = base == other or self._apart >= {base, other} or self._origins.get(base) == other
+            known = known or other in self._declared
             reach = merge(reach, values if known else blocked(values, _where("alias")))
         saved = self._func is torch.autograd.grad  # which reads saved results
         watched = not self._trusted and id(tensor) not in self._declared and not saved
-        if watched and self._live & reach.keys() and _smooth(tensor) and not tensor.requires_grad:
+        if (
+            watched
+            and self._live & reach.keys()
+            and _smooth(tensor)
+            and not tensor.requires_grad
+            and not _is_transforming()
+        ):
             lost = {label: path for label, path in reach.items() if label in self._live}
             reach = merge(reach, blocked(lost, _where("no gradient")))
         return reach
