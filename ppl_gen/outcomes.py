@@ -73,7 +73,9 @@ def told(where: str | None, runs: int, unfinished: str | None) -> tuple[str, ...
     if where is None:
         return ()
     if unfinished is None:
-        return (f"random values are read on the host at {where}: every outcome was followed, in {runs} runs of the program",)
+        return (
+            f"random values are read on the host at {where}: every outcome was followed, in {runs} runs of the program",
+        )
     return (
         f"random values are read on the host at {where}, and not every outcome was followed, as {unfinished}: all that comes "
         "after counts in every signal, and no gradient is let through to it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ppl_gen.bounds import (
     power_may_step,
 )
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -91,7 +92,9 @@ def test_no_value_lies_outside_its_bounds(name: str) -> None:
         ("exp", [ANY], False),
     ],
 )
-def test_a_partial_function_steps_only_where_its_pole_can_be_met(name: str, operands: list[Bounds], steps: bool) -> None:
+def test_a_partial_function_steps_only_where_its_pole_can_be_met(
+    name: str, operands: list[Bounds], steps: bool
+) -> None:
     assert may_step(name, operands) is steps
 
 

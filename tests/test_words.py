@@ -89,7 +89,9 @@ APART: dict[str, Callable[[Tensor], Tensor]] = {
     "outer products": lambda z: (z.unsqueeze(-1) * z.unsqueeze(-2)).sum((-1, -2)),
     "cholesky": lambda z: torch.linalg.cholesky(EYE * 9 + z.unsqueeze(-1) * z.unsqueeze(-2))[..., 0],
     "solved": lambda z: torch.linalg.solve(EYE * 9 + torch.diag_embed(z), z),
-    "triangular": lambda z: torch.linalg.solve_triangular(EYE + torch.diag_embed(z.exp()), z.unsqueeze(-1), upper=False),
+    "triangular": lambda z: torch.linalg.solve_triangular(
+        EYE + torch.diag_embed(z.exp()), z.unsqueeze(-1), upper=False
+    ),
     "determinant": lambda z: torch.linalg.slogdet(EYE + torch.diag_embed(z.exp()))[1],
     "inverse": lambda z: torch.linalg.inv(EYE + torch.diag_embed(z.exp())).sum(-1),
     "vmap": lambda z: torch.vmap(lambda v: torch.sin(v).sum() * v)(z),
@@ -135,7 +137,9 @@ TOGETHER: dict[str, Callable[[Tensor], Tensor]] = {
     "masked by position": lambda z: z.masked_fill(z.sum() > 0, 0.0),
     "put at its place": lambda z: torch.zeros(ROWS, WIDTH).index_put((torch.arange(ROWS).flip(0),), z),
     "gathered at constant rows": lambda z: z.gather(0, torch.zeros(ROWS, WIDTH, dtype=torch.long)),
-    "scattered": lambda z: torch.zeros(ROWS, WIDTH).scatter(0, torch.arange(ROWS).flip(0).unsqueeze(-1).expand(-1, WIDTH), z),
+    "scattered": lambda z: torch.zeros(ROWS, WIDTH).scatter(
+        0, torch.arange(ROWS).flip(0).unsqueeze(-1).expand(-1, WIDTH), z
+    ),
     "an operation of no name": lambda z: torch.histc(z, 5).sum() + z,
 }
 
@@ -223,7 +227,8 @@ DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "log normal": (lambda z: dist.LogNormal(z[:, 0], 1.0), torch.ones(ROWS)),
     "affine": (
         lambda z: dist.TransformedDistribution(
-            dist.Normal(z[:, 0], 1.0), [dist.transforms.AffineTransform(z[:, 1], z[:, 2].exp()), dist.transforms.SigmoidTransform()]
+            dist.Normal(z[:, 0], 1.0),
+            [dist.transforms.AffineTransform(z[:, 1], z[:, 2].exp()), dist.transforms.SigmoidTransform()],
         ),
         torch.full((ROWS,), 0.3),
     ),

@@ -327,7 +327,8 @@ def ends_inside(distribution: Any) -> bool:
     if "Mixture" not in type(core).__name__:
         return False
     parts = [value for value in vars(core).values() if isinstance(value, torch.distributions.Distribution)]
-    supports = [part.support for part in parts if not part.support.is_discrete]
+    every: list[Any] = [part.support for part in parts]
+    supports = [support for support in every if not support.is_discrete]
     ends = {tuple(map(repr, (_end(s, "lower_bound"), _end(s, "upper_bound")))) for s in map(_innermost, supports)}
     return len(ends) > 1 or any("tensor" in end for pair in ends for end in pair)
 

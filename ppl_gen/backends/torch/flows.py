@@ -568,10 +568,17 @@ _rule(
 )
 _rule(_along, "_fft_r2c _fft_c2c _fft_c2r")
 _rule(_layer_norm, "native_layer_norm _fused_rms_norm")
-_rule(_batch_norm, "native_batch_norm _native_batch_norm_legit cudnn_batch_norm _batch_norm_with_update _native_batch_norm_legit_no_training")
+_rule(
+    _batch_norm,
+    """native_batch_norm _native_batch_norm_legit cudnn_batch_norm _batch_norm_with_update
+    _native_batch_norm_legit_no_training""",
+)
 _rule(_recurrent, "mkldnn_rnn_layer")
 _rule(_likelihood, "nll_loss_forward nll_loss2d_forward")
-_rule(_loss, "binary_cross_entropy binary_cross_entropy_with_logits mse_loss smooth_l1_loss huber_loss soft_margin_loss kl_div")
+_rule(
+    _loss,
+    "binary_cross_entropy binary_cross_entropy_with_logits mse_loss smooth_l1_loss huber_loss soft_margin_loss kl_div",
+)
 _rule(
     _attention,
     """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention

@@ -259,7 +259,9 @@ class Tracker:
             return own  # it is certain
         self._escape(merge(*map(self._of, _tensors(args))), func, answered=True)
         tensor = args[0]
-        key = (self.pieces.key(tensor), id(tensor) if tensor.dim() else 0) if func not in host.COMPARED else (len(self.answers.told), func)
+        key: tuple[object, object] = (self.pieces.key(tensor), id(tensor) if tensor.dim() else 0)
+        if func in host.COMPARED:
+            key = (len(self.answers.told), func)
         if func in host.LISTS and tensor.dim():
             flat = [self.answers.answer((*key, i), v, options) for i, v in enumerate(_flat(own))]
             return _nested(flat, tensor.shape)
@@ -303,11 +305,15 @@ class Tracker:
         if not noisy and not (index or any(reaches)):
             return
         where = _where(func)
-        if self._func not in _CHECKED:
+        trusted = self._trusted or _is_transforming()
+        if self._func not in _CHECKED and not trusted:
             self._read(_host_reads(func, name, inputs, self._subscript), self._func or func)
 
-        trusted = self._trusted or _is_transforming()
-        risky = None if getattr(func, "namespace", None) not in ("aten", "prims") else smooth.steps(name, args, kwargs, self.ranges)
+        risky = (
+            None
+            if getattr(func, "namespace", None) not in ("aten", "prims")
+            else smooth.steps(name, args, kwargs, self.ranges)
+        )
 
         def through(tensor: Tensor, reach: Reach) -> Reach:
             return reach if trusted or _smooth(tensor) else blocked(reach, where)
@@ -322,7 +328,11 @@ class Tracker:
 
         raw = merge(*map(self.pieces.unblocked, inputs, reaches))
         self.pieces.note(name, args, out, raw)
-        reach = merge({NOISE: Path()} if noisy else {}, blocked(index, where), *map(entering, inputs, reaches))
+        reach = merge(
+            {NOISE: Path()} if noisy else {},
+            index if trusted else blocked(index, where),
+            *map(entering, inputs, reaches),
+        )
         detached = self._func in _DETACH or (name == "detach" and _detaches(self._func))
         stopped = detached or _is_jump(func, name, args, kwargs)
         if (stopped and not trusted) or not (torch.is_grad_enabled() or self._trusted):
@@ -349,9 +359,17 @@ class Tracker:
         base = id(_base(tensor))
         for other, values in self._written.get(storage, {}).items():
             known = base == other or self._apart >= {base, other} or self._origins.get(base) == other
+            known = known or other in self._declared
             reach = merge(reach, values if known else blocked(values, _where("alias")))
-        watched = not self._trusted and id(tensor) not in self._declared and self._func is not torch.autograd.grad  # which reads saved results
-        if watched and self._live & reach.keys() and _smooth(tensor) and not tensor.requires_grad:
+        saved = self._func is torch.autograd.grad  # which reads saved results
+        watched = not self._trusted and id(tensor) not in self._declared and not saved
+        if (
+            watched
+            and self._live & reach.keys()
+            and _smooth(tensor)
+            and not tensor.requires_grad
+            and not _is_transforming()
+        ):
             lost = {label: path for label, path in reach.items() if label in self._live}
             reach = merge(reach, blocked(lost, _where("no gradient")))
         return reach

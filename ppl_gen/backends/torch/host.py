@@ -35,7 +35,9 @@ def outcomes(func: Any, tensor: Tensor, found: Range) -> list[object] | None:
         return None
     if func not in INTEGERS and not found.whole:
         return None
-    whole = range(math.ceil(low) if found.whole else math.trunc(low), (math.floor(high) if found.whole else math.trunc(high)) + 1)
+    whole = range(
+        math.ceil(low) if found.whole else math.trunc(low), (math.floor(high) if found.whole else math.trunc(high)) + 1
+    )
     if len(whole) > MOST_OUTCOMES:
         return None
     if func in INTEGERS:

@@ -19,9 +19,18 @@ from ppl_gen.program import Path
 T = TypeVar("T")
 DEEPEST = 40  # operations within one another in an expression
 
-_OPERATIONS = {name: name for name in "add sub mul div neg square abs pow exp expm1 log log1p sqrt tanh sigmoid sin cos relu".split()}
+_OPERATIONS = {
+    name: name
+    for name in "add sub mul div neg square abs pow exp expm1 log log1p sqrt tanh sigmoid sin cos relu".split()
+}
 _OPERATIONS |= {"maximum": "max", "minimum": "min", "gt": "gt", "ge": "ge", "lt": "lt", "le": "le", "clone": "same"}
-_OPERATIONS |= {"logical_and": "and", "bitwise_and": "and", "logical_or": "or", "bitwise_or": "or", "logical_not": "not"}
+_OPERATIONS |= {
+    "logical_and": "and",
+    "bitwise_and": "and",
+    "logical_or": "or",
+    "bitwise_or": "or",
+    "logical_not": "not",
+}
 _OPERATIONS |= {"bitwise_not": "not", "where": "select", "__and": "and", "__or": "or"}
 _CONDITIONS = COMPARISONS | {"and", "or", "not"}
 _VIEWS = frozenset("expand view unsqueeze squeeze clone _unsafe_view".split())
@@ -189,7 +198,9 @@ class Pieces:
     def _lengths_of(self, name: str, args: Sequence[Any], out: Tensor) -> Iterator[tuple[str, str]]:
         kind, latent = self._lengths.get(args[0]) or ("", "") if args else ("", "")
         several = bool(args) and isinstance(args[0], Tensor) and args[0].numel() >= 2 * out.numel()
-        if kind == "own" and (name == "square" or (name == "mul" and args[1] is args[0]) or (name == "pow" and args[1] == 2)):
+        if kind == "own" and (
+            name == "square" or (name == "mul" and args[1] is args[0]) or (name == "pow" and args[1] == 2)
+        ):
             yield "squares", latent
         if kind == "squares" and name == "sum" and several:
             yield "length", latent

@@ -117,7 +117,11 @@ class Ranges:
             self.set(tensor, _as_type(own, tensor))
         for tensor in written:
             own = _as_type(found, tensor)
-            covered = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes() if storage(tensor) else False
+            covered = (
+                tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+                if storage(tensor)
+                else False
+            )
             self.set(tensor, own if covered else self.of(tensor).hull(own))
 
     def _result(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
@@ -356,13 +360,17 @@ for _names, _rule in {
     "sign sgn": _fixed(Range(Bounds(-1.0, 1.0), True)),
 }.items():
     RULES.update(dict.fromkeys(_names.split(), _rule))
-for _name in "neg reciprocal abs square exp expm1 log log1p sqrt rsqrt sigmoid tanh erf atan sin cos relu mean prod".split():
+for (
+    _name
+) in "neg reciprocal abs square exp expm1 log log1p sqrt rsqrt sigmoid tanh erf atan sin cos relu mean prod".split():
     RULES[_name] = _named(_name)
 for _name in "gt ge lt le".split():
     RULES[_name] = _comparison(_name)
-for _name, _function in {"floor": math.floor, "ceil": math.ceil, "round": round, "trunc": math.trunc}.items():
-    RULES[_name] = _rounded(_function)
-for _name in """clone _to_copy lift_fresh alias detach amax amin max min median nanmedian mode kthvalue sort topk cummax cummin
+RULES |= {"floor": _rounded(math.floor), "ceil": _rounded(math.ceil)}
+RULES |= {"round": _rounded(lambda value: round(value)), "trunc": _rounded(math.trunc)}
+for (
+    _name
+) in """clone _to_copy lift_fresh alias detach amax amin max min median nanmedian mode kthvalue sort topk cummax cummin
     aminmax index gather index_select embedding repeat flip roll expand_copy view_copy take diagonal_copy _unsafe_view
     unfold_copy masked_select""".split():
     RULES[_name] = _named("same")
@@ -391,7 +399,9 @@ def of_support(support: Any) -> Range:
         return Range(Bounds(lowest, math.inf if high is None else high), whole=True)
     if low is None and high is None:
         return UNKNOWN
-    return Range(Bounds(-math.inf if low is None else low, math.inf if high is None else high, low is not None, high is not None))
+    return Range(
+        Bounds(-math.inf if low is None else low, math.inf if high is None else high, low is not None, high is not None)
+    )
 
 
 def _number(value: object) -> float | None:

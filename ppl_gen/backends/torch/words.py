@@ -86,7 +86,10 @@ class Plane:
             if words is None or not tensor.numel():
                 return
             mirror = self._mirrors[place] = _blank(tensor)
-        if tensor.element_size() < mirror.size or _length(tensor) * tensor.element_size() > len(mirror.words) * mirror.size:
+        if (
+            tensor.element_size() < mirror.size
+            or _length(tensor) * tensor.element_size() > len(mirror.words) * mirror.size
+        ):
             mirror = self._mirrors[place] = _resized(mirror, tensor)
         target = _region(mirror.words, mirror.size, tensor)
         target.copy_(words.unsqueeze(-1) if words is not None else torch.zeros((), dtype=torch.int64))
@@ -157,7 +160,9 @@ class Words:
         """Notes that a tensor is."""
         self._constant[storage(tensor)] = tensor.untyped_storage()
 
-    def made(self, random: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], written: Sequence[Tensor]) -> None:
+    def made(
+        self, random: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], written: Sequence[Tensor]
+    ) -> None:
         """Follows constants through one operation.
 
         Args:
