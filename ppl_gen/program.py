@@ -172,6 +172,7 @@ class Facts:
         noise: where the program draws random numbers of its own (dropout), in no sample statement; None if nowhere.
         noise_shared: whether the values that are tried in one step share that noise.
         notes: what the plan is to say of the reading.
+        by_data: whether the program reads data on the host, so that all this holds for these data.
     """
 
     sites: Mapping[Term, Site]
@@ -184,6 +185,7 @@ class Facts:
     noise: str | None = None
     noise_shared: bool = False
     notes: tuple[str, ...] = ()
+    by_data: bool = False
 
     @property
     def whole(self) -> Facts:

@@ -121,7 +121,7 @@ def fit(
             if note.startswith("rare signal"):
                 warnings.warn(note, stacklevel=2)
     if isinstance(source, Stream):
-        source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
+        source.watch(Watch(source.first(), _reader(prepared, objective, seed), prepared.plan.facts.by_data))
     with prepared.session():
         if warm_start:  # asked first, so that a backend that cannot says so before the run
             prepared.program.write_back(prepared.program.params)

@@ -38,6 +38,9 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 
+BY_DATA = (
+    "the program reads data on the host (Python control flow or NumPy): what was read of its first batch is taken to hold of all"
+)
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
@@ -76,7 +79,7 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, np.asarray(prior.support(jnp.asarray(value)))) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, mixes, eager = _reaches(program, batch, run, sites, runs)
+    reached, mixes, eager, by_data = _reaches(program, batch, run, sites, runs)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -94,6 +97,8 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
+        notes=(BY_DATA,) if by_data and batch.scale != 1 else (),
+        by_data=by_data,
     )
 
 
@@ -206,19 +211,19 @@ def _num_features(fn: Any) -> int | None:
 
 def _reaches(
     program: Program, batch: Batch, run: Run, sites: dict[Term, Site], runs: list[Run]
-) -> tuple[dict[Term, Site], Mixes, str | None]:
-    """The same sites with what reaches them; which elements meet; and why the program cannot be traced, if so."""
+) -> tuple[dict[Term, Site], Mixes, str | None, bool]:
+    """The same sites with what reaches them; which elements meet; why the program cannot be traced, if so; `Facts.by_data`."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
         traced = trace(program, batch, run, latents)
     except OPAQUE as error:
         reached = _anything_goes(program, sites, own)
-        return reached, mixes_all(reached, own), _user_line(error)
+        return reached, mixes_all(reached, own), _user_line(error), False
     runs.append(traced.run)
     reached = _with_reach(sites, traced)
     mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
-    return reached, mixes, None
+    return reached, mixes, None, not traced.trusted
 
 
 def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:

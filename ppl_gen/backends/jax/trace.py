@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,21 @@ def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]
     Raises:
         OPAQUE: a latent or parameter is read on the host.
     """
+    *others, last = _readings(batch)
+    for given, data, trusted in others:
+        try:
+            return _trace(program, given, data, run, latents, trusted)
+        except Exception:  # what is wrong with the program itself is wrong with data that can be read, too
+            continue
+    given, data, trusted = last
+    return _trace(program, given, data, run, latents, trusted)
+
+
+Reading = tuple[Callable[[Sequence[Array]], Batch], Sequence[Array], bool]
+
+
+def _readings(batch: Batch) -> Iterator[Reading]:
+    """Ways to hand a batch to the program: (what makes the batch of arrays, these arrays, whether they are all its data)."""
     leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
     places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
 
@@ -85,18 +100,14 @@ def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]
         return replace(batch, args=args, kwargs=kwargs, rows=rows)
 
     data = [leaves[place] for place in places]
+    yield given, data, True
     if data:
-        try:
-            return _trace(program, given, data, run, latents, True)
-        except Exception:  # whatever is wrong with the program itself is wrong with data that can be read, too
-            pass
-    try:
-        return _trace(program, lambda _: batch, [], run, latents, not data)
-    except OPAQUE:  # JAX traces whatever is done to its arrays, known or not; NumPy's it leaves alone
-        if not any(isinstance(value, jax.Array) for value in data):
-            raise
+        yield lambda _: batch, [], False
+    if any(
+        isinstance(value, jax.Array) for value in data
+    ):  # JAX traces whatever is done to its arrays, but not NumPy's
         readable = given([np.asarray(value) for value in data])
-        return _trace(program, lambda _: readable, [], run, latents, False)
+        yield lambda _: readable, [], False
 
 
 def _is_array(leaf: Any) -> bool:
