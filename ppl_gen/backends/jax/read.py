@@ -38,9 +38,7 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 
-BY_DATA = (
-    "the program reads data on the host (Python control flow or NumPy): what was read of its first batch is taken to hold of all"
-)
+BY_DATA = "the program reads data on the host (Python control flow or NumPy): what was read of its first batch is taken to hold of all"
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
@@ -97,9 +95,15 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
-        notes=(BY_DATA,) if by_data and batch.scale != 1 else (),
+        notes=_notes(eager, by_data and batch.scale != 1),
         by_data=by_data,
     )
+
+
+def _notes(eager: str | None, changing: bool) -> tuple[str, ...]:
+    """What the plan is to say of the reading; `changing`: the program reads data that other batches will not hold."""
+    course = f"{MORE_RUNS} more runs look at the program's course, as values leave JAX at {eager}"
+    return (course,) if eager else (BY_DATA,) if changing else ()
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -280,7 +284,7 @@ def _inputs(traced: Traced) -> list[Known]:
                 narrowed[name] = output.bounds
             else:
                 ends = {"low": low} if what == "low" else {"high": high}
-                narrowed[name] = within(limits[name], not supports[name].is_discrete, **ends)
+                narrowed[name] = within(narrowed[name], not supports[name].is_discrete, **ends)
         if narrowed == limits:
             return inputs
         limits = narrowed
@@ -294,8 +298,8 @@ def _through_function(traced: Traced, term: Term, held: dict[str, Path], inputs:
         return held
     if term in traced.hidden:
         return {label: Path(where) if label in latents else path for label, path in held.items()}
-    density = part(traced.densities, place := traced.terms.index(term), place + 1)
-    (output,) = follow(density, inputs, traced.trusted)
+    place = traced.terms.index(term)
+    (output,) = follow(part(traced.densities, place, place + 1), inputs, traced.trusted)
     return held | {label: path for label, path in output.reach.items() if label in latents}
 
 
