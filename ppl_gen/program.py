@@ -189,6 +189,7 @@ class Facts:
         unlike_masks: latents that model and guide mask, but not alike.
         unsummed: why the model's finite latents are proposed by the automatic guide; None where that did not come up.
         notes: what the plan is to say of the reading.
+        by_data: whether the program reads data on the host, so that all this holds for these data.
     """
 
     sites: Mapping[Term, Site]
@@ -203,6 +204,7 @@ class Facts:
     unlike_masks: frozenset[str] = frozenset()
     unsummed: str | None = None
     notes: tuple[str, ...] = ()
+    by_data: bool = False
 
     @property
     def whole(self) -> Facts:

@@ -89,42 +89,46 @@ class Watch:
     Args:
         first: the batch that was read.
         read: reads the program on another, and raises where it is another program.
+        by_data: whether arrays count too, as the program reads them on the host.
     """
 
-    def __init__(self, first: Batch, read: Callable[[Batch, str], Any]) -> None:
-        self._read, self._seen = read, {kind(first)}
+    def __init__(self, first: Batch, read: Callable[[Batch, str], Any], by_data: bool = False) -> None:
+        self._read, self._by_data = read, by_data
+        self._seen = {kind(first, by_data)}
 
     def __call__(self, batch: Batch) -> None:
         """Look at a batch before it is trained on."""
-        found = kind(batch)
+        found = kind(batch, self._by_data)
         if found in self._seen or len(self._seen) > MOST_KINDS:
             return
         self._seen.add(found)
         if len(self._seen) > MOST_KINDS:
             warnings.warn(
-                f"data: more than {MOST_KINDS} kinds of batches, which differ in what is not an array; the program was read on "
-                "as many. Pass what varies from batch to batch as an array.",
+                f"data: more than {MOST_KINDS} kinds of batches, which differ in what is not an array, or in "
+                "what the program reads of them on the host; the program was read on as many. Pass what varies from batch to batch as "
+                "an array, and leave it one.",
                 stacklevel=2,
             )
             return
         self._read(batch, f"on a batch with {_said(batch)}")
 
 
-def kind(batch: Batch) -> Hashable:
-    """All of a batch but its arrays, which count by type only, and numbers with a point, which count by sign."""
-    return _kind(batch.args), _kind(batch.kwargs)
+def kind(batch: Batch, by_data: bool = False) -> Hashable:
+    """All of a batch but its arrays, which count by type unless `by_data`, and numbers with a point, which count by sign."""
+    return _kind(batch.args, by_data), _kind(batch.kwargs, by_data)
 
 
-def _kind(value: Any) -> Hashable:
+def _kind(value: Any, by_data: bool) -> Hashable:
     if isinstance(value, bool | int | str | bytes | Enum | None):
         return type(value), value
     if isinstance(value, float):  # a weight that is annealed is of one kind, but for none at all
         return float, (value > 0) - (value < 0)
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), _kind(inner)) for key, inner in value.items()))
+        return tuple(sorted((str(key), _kind(inner, by_data)) for key, inner in value.items()))
     if isinstance(value, tuple | list):
-        return tuple(map(_kind, value))
-    return type(value), getattr(value, "ndim", None)
+        return tuple(_kind(inner, by_data) for inner in value)
+    content = np.asarray(value).tobytes() if by_data and hasattr(value, "shape") else b""
+    return type(value), getattr(value, "ndim", None), content
 
 
 def _said(batch: Batch) -> str:

@@ -139,7 +139,7 @@ def fit(
             if note.startswith("rare signal"):
                 warnings.warn(note, stacklevel=3)
     if isinstance(source, Stream):
-        source.watch(Watch(source.first(), _reader(prepared, objective, seed)))
+        source.watch(Watch(source.first(), _reader(prepared, objective, seed), prepared.plan.facts.by_data))
     prepared.plan.notes += left
     with prepared.session():
         trainer = prepared.backend.Trainer(

@@ -33,6 +33,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from ppl_gen.backends.jax import ranges
 from ppl_gen.backends.jax.calls import CALLS, called, is_mutable
+from ppl_gen.backends.jax.moves import shape_of
 from ppl_gen.backends.jax.smooth import (
     AMBIGUOUS,
     CONTINUOUS,
@@ -266,7 +267,7 @@ def _described(eqn: JaxprEqn, ins: list[Known], reaches: list[Reach]) -> list[Kn
 def _sorted(eqn: JaxprEqn, ins: list[Known], reaches: list[Reach], doubt: frozenset[str]) -> list[Known]:
     """Sorted operands lie between the bounds of the operands; positions sorted along with one array are its argsort."""
     outs = [Known(reach, own.bounds, doubt=doubt) for reach, own in zip(reaches, ins, strict=True)]
-    lone = len(ins) == 2 and eqn.params["num_keys"] == 1 and len(eqn.invars[0].aval.shape) == 1
+    lone = len(ins) == 2 and eqn.params["num_keys"] == 1 and len(shape_of(eqn.invars[0])) == 1
     if lone and ins[1].expr == ranges.POSITIONS and ins[0].expr is not None:
         outs[1] = replace(outs[1], expr=Expr(ranges.ARGSORT, (ins[0].expr,)))
     return outs

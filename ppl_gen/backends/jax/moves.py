@@ -47,8 +47,11 @@ def gathered(words: Words, axes: Sequence[int], keep: bool = False) -> Words:
     """The marks of all elements along some axes together."""
     if words is None:
         return None
-    reduced: Present = np.bitwise_or.reduce(words, axis=tuple(axes), keepdims=keep) if axes else words
-    return reduced
+    places = tuple(axes)
+    if not places:
+        return words
+    reduced: Present = np.bitwise_or.reduce(words, axis=places)
+    return np.expand_dims(reduced, places) if keep else reduced
 
 
 def all_of(words: Words) -> Words:

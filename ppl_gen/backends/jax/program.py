@@ -19,7 +19,6 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import Compiled
-from ppl_gen.backends.jax.distributions import satisfies
 from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError

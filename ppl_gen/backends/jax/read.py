@@ -43,6 +43,7 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 
+BY_DATA = "the program reads data on the host (Python control flow or NumPy): what was read of its first batch is taken to hold of all"
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
@@ -83,7 +84,7 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, satisfies(prior.support, value)) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, mixes, eager = _reaches(program, batch, run, sites, runs)
+    reached, mixes, eager, by_data = _reaches(program, batch, run, sites, runs)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -101,9 +102,16 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
-        notes=tuple(notes),
+        notes=(*notes, *_notes(eager, by_data and batch.scale != 1)),
+        by_data=by_data,
     )
     return labelled(facts, labels)
+
+
+def _notes(eager: str | None, changing: bool) -> tuple[str, ...]:
+    """What the plan is to say of the reading; `changing`: the program reads data that other batches will not hold."""
+    course = f"{MORE_RUNS} more runs look at the program's course, as values leave JAX at {eager}"
+    return (course,) if eager else (BY_DATA,) if changing else ()
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -244,19 +252,19 @@ def _num_features(fn: Any) -> int | None:
 
 def _reaches(
     program: Program, batch: Batch, run: Run, sites: dict[Term, Site], runs: list[Run]
-) -> tuple[dict[Term, Site], Mixes, str | None]:
-    """The same sites with what reaches them; which elements meet; and why the program cannot be traced, if so."""
+) -> tuple[dict[Term, Site], Mixes, str | None, bool]:
+    """The same sites with what reaches them; which elements meet; why the program cannot be traced, if so; `Facts.by_data`."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
     own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
         traced = trace(program, batch, run, latents)
     except OPAQUE as error:
         reached = _anything_goes(program, sites, own)
-        return reached, mixes_all(reached, own), user_line(error)
+        return reached, mixes_all(reached, own), user_line(error), False
     runs.append(traced.run)
     reached = _with_reach(sites, traced)
     mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
-    return reached, mixes, None
+    return reached, mixes, None, not traced.trusted
 
 
 def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]) -> frozenset[str]:
@@ -313,7 +321,7 @@ def _inputs(traced: Traced) -> list[Known]:
                 narrowed[name] = output.bounds
             else:
                 ends = {"low": low} if what == "low" else {"high": high}
-                narrowed[name] = within(limits[name], not supports[name].is_discrete, **ends)
+                narrowed[name] = within(narrowed[name], not supports[name].is_discrete, **ends)
         if narrowed == limits:
             return inputs
         limits = narrowed
@@ -327,8 +335,8 @@ def _through_function(traced: Traced, term: Term, held: dict[str, Path], inputs:
         return held
     if term in traced.hidden:
         return {label: Path(where) if label in latents else path for label, path in held.items()}
-    density = part(traced.densities, place := traced.terms.index(term), place + 1)
-    (output,) = follow(density, inputs, traced.trusted)
+    place = traced.terms.index(term)
+    (output,) = follow(part(traced.densities, place, place + 1), inputs, traced.trusted)
     return held | {label: path for label, path in output.reach.items() if label in latents}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, on_host
+from ppl_gen.backends.jax.compiled import LEAVES_TRACER, NOTHING, REALS, on_host
 from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
@@ -72,6 +72,21 @@ def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]
     Raises:
         OPAQUE: a latent or parameter is read on the host.
     """
+    *others, last = _readings(batch)
+    for given, data, trusted in others:
+        try:
+            return _trace(program, given, data, run, latents, trusted)
+        except Exception:  # what is wrong with the program itself is wrong with data that can be read, too
+            continue
+    given, data, trusted = last
+    return _trace(program, given, data, run, latents, trusted)
+
+
+Reading = tuple[Callable[[Sequence[Array]], Batch], Sequence[Array], bool]
+
+
+def _readings(batch: Batch) -> Iterator[Reading]:
+    """Ways to hand a batch to the program: (what makes the batch of arrays, these arrays, whether they are all its data)."""
     leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
     places = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
 
@@ -83,22 +98,11 @@ def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]
         return replace(batch, args=args, kwargs=kwargs, rows=rows)
 
     data = [leaves[place] for place in places]
+    yield given, data, True
     if data:
-        try:
-            return _trace(program, given, data, run, latents, True)
-        except Exception:  # whatever is wrong with the program itself is wrong with data that can be read, too
-            pass
-    try:
-        return _trace(program, lambda _: batch, [], run, latents, not data)
-    except OPAQUE:  # JAX traces whatever is done to its arrays, known or not; NumPy's it leaves alone
-        for level in range(max(ARRAYS, program.compiled.level) + 1, NOTHING + 1) if data else ():
-            try:
-                traced = _trace(program, partial(_constant, on_host(batch, level)), [], run, latents, False)
-            except OPAQUE:
-                continue
-            program.compiled.level = level
-            return traced
-        raise
+        yield partial(_constant, batch), [], False
+        for level in (REALS, NOTHING):  # JAX traces whatever is done to its arrays, but not NumPy's
+            yield partial(_constant, on_host(batch, level)), [], False
 
 
 def _constant(batch: Batch, data: Sequence[Array]) -> Batch:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
@@ -153,7 +154,7 @@ def _later(eqn: Any, known: Sequence[Constant]) -> dict[Any, Constant]:
             found.extend(evaluate(eqn, operands))
         return found[number]
 
-    if any(jax.dtypes.issubdtype(atom.aval.dtype, jax.dtypes.extended) for atom in (*eqn.invars, *eqn.outvars)):
+    if any(jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended) for atom in (*eqn.invars, *eqn.outvars)):
         return {}
     return {out: partial(at, number) for number, out in enumerate(eqn.outvars)}
 
@@ -178,7 +179,8 @@ def _settle(carry: list[Words], step: Callable[[list[Words]], list[Words]]) -> l
 def _same(first: Words, second: Words) -> bool:
     if first is None or second is None:
         return first is second
-    return np.array_equal(*np.broadcast_arrays(first, second))
+    one, other = np.broadcast_arrays(first, second)
+    return np.array_equal(one, other)
 
 
 def find_mixes(
