@@ -366,7 +366,7 @@ class Times(Score):
     """The score function, its gradient multiplied."""
 
     def __init__(self, factor: float) -> None:
-        super().__init__(Constant(-5.0))
+        super().__init__()
         self.factor = factor
 
     def estimate(self, view: View) -> Estimate:
