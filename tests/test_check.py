@@ -13,8 +13,8 @@ import pytest
 import ppl_gen as pg
 from ppl_gen import infer
 from ppl_gen.backends import reference
-from ppl_gen.errors import ProgramError
-from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
+from ppl_gen.errors import NonFinite, ProgramError
+from ppl_gen.estimators import Baseline, Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.infer import measure as measuring
 from ppl_gen.infer.measure import Measured, best_plan, evaluations, seldom_better, trials, worth_it
@@ -365,8 +365,8 @@ def test_a_program_without_latents_is_exact(backend: str) -> None:
 class Times(Score):
     """The score function, its gradient multiplied."""
 
-    def __init__(self, factor: float) -> None:
-        super().__init__(Constant(-5.0))
+    def __init__(self, factor: float, baseline: Baseline | None = None) -> None:
+        super().__init__(baseline)
         self.factor = factor
 
     def estimate(self, view: View) -> Estimate:
@@ -419,9 +419,12 @@ def test_an_audit_draws_until_it_can_tell(factor: float, ok: bool) -> None:
 @pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_an_audit_names_what_is_not_finite(backend: str) -> None:
     case = CASES["bernoulli"]
-    options: dict[str, Any] = {"estimators": {"z": Times(float("nan"))}, "num_samples": 20, "others": False}
-    report = infer.check(case.model, case.guide, case.data, backend=backend, **options)
+    broken = {"z": Times(float("nan"), Constant(0.3))}
+    options: dict[str, Any] = {"num_samples": 20, "others": False, "backend": backend}
+    report = infer.check(case.model, case.guide, case.data, estimators=broken, **options)
     assert report.ok is False and "not finite: logit" in str(report)
+    with pytest.raises(NonFinite, match="param 'logit'"):  # while its baseline is trained
+        infer.check(case.model, case.guide, case.data, estimators={"z": Times(float("nan"))}, **options)
 
 
 @pytest.mark.parametrize("drawn", [False, True], ids=["exact", "drawn"])
@@ -454,11 +457,12 @@ def test_a_gradient_of_zero_agrees_only_where_nothing_is_drawn_either() -> None:
 
 def test_a_candidate_with_a_gradient_that_is_not_finite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["bernoulli"]
-    broken = Times(float("nan"))
-    monkeypatch.setattr(measuring, "candidates", lambda plan: {"Times": broken, "Score": Score()})
+    broken = {"Fixed": Times(float("nan"), Constant(0.3)), "Times": Times(float("nan"))}
+    monkeypatch.setattr(measuring, "candidates", lambda plan: {**broken, "Score": Score()})
     best = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True)
     assert type(best["z"].estimator) is Score
-    assert "left out, as its gradient of 'logit' is not finite: Times" in str(best)
+    assert "left out, as its gradient of 'logit' is not finite: Fixed" in str(best)
+    assert "left out, as its baselines cannot be trained (param 'logit'" in str(best)
 
 
 def test_a_candidate_that_is_not_exact_in_the_mean_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

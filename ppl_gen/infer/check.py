@@ -133,7 +133,8 @@ def check(
 
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
-        NonFinite: the reference is NaN or infinite; the message names the parameter.
+        NonFinite: the reference, or a step that trains the chosen plan's baselines, is NaN or infinite; the message names
+            the parameter or the site.
         ValueError: the objective takes values as they were drawn, so that no estimator is asked.
         TypeError: `objective` is none.
 

@@ -366,7 +366,7 @@ def best_plan(
         try:
             found[label] = tried(plan)
         except NonFinite as error:  # its baseline broke
-            wrong[label] = str(error)
+            wrong[label] = f"its baselines cannot be trained ({str(error).rstrip('.')})"
     broken = {label: name for label, one in found.items() for point in one.points for name in point.broken}
     wrong |= {label: f"its gradient of '{name}' is not finite" for label, name in broken.items()}
     mixed = _site_by_site({label: one for label, one in found.items() if label not in wrong}, asked)
