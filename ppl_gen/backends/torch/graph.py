@@ -113,7 +113,8 @@ class Tracker:
 
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
-        noise: where random numbers are drawn in no distribution's sampler; None if nowhere.
+        noise: where random numbers are first drawn in no distribution's sampler, if any reach a site or decide the program's
+            course; those that only start a parameter do not.
         words: which elements of plates reach what.
         ranges: between which bounds tensors lie.
         read_at: where the host first read what a latent reaches; None if nowhere.
@@ -130,6 +131,7 @@ class Tracker:
         self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.noise: str | None = None
+        self._drawn: str | None = None  # where the first such random numbers are drawn
         self.words = Words()
         self._quiet = False  # a trusted density is worked out: only marks are followed
         self._escaped: Reach = {}
@@ -187,6 +189,7 @@ class Tracker:
         """Sources of any of these tensors (also in lists and dicts), and all that escaped until now."""
         with torch._C.DisableTorchFunction():
             found = merge(*map(self._of, _tensors(values)), self._escaped)
+            self.noise = self._drawn if NOISE in found else self.noise
             return {source: path for source, path in found.items() if source != NOISE}
 
     @contextmanager
@@ -298,8 +301,8 @@ class Tracker:
             self._origins |= dict.fromkeys(map(id, out), id(_base(args[0])))
             self._alive += out
         noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
-        if noisy and self.noise is None:
-            self.noise = _where(func)
+        if noisy and self._drawn is None:
+            self._drawn = _where(func)
         index = merge(*map(self._of, self._subscript))
         reaches = [self._of(tensor) for tensor in inputs]
         if not noisy and not (index or any(reaches)):
@@ -407,6 +410,7 @@ class Tracker:
         if any(not source.startswith((PARAM, NOISE)) for source in reach):
             self.read_at = self.read_at or _where(func)
             self.blind = self.blind or (None if answered else _where(func))
+        self.noise = self._drawn if NOISE in reach else self.noise
         reach = {source: path for source, path in reach.items() if source != NOISE}
         event = frozenset(reach), _where(func) if reach else ""
         if reach and event not in self.escapes:
