@@ -662,3 +662,15 @@ def test_warnings_of_a_fit_are_none() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         infer.fit(location, None, torch.from_numpy(ROWS), **QUICK)
+
+
+def test_random_numbers_that_start_a_parameter_are_no_noise() -> None:
+    def model(x: Any) -> None:
+        loc = pyro.param("loc", lambda: torch.randn(3))
+        scale = pyro.param("scale", torch.rand(3) + 0.5, constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(loc[k], scale[k]), obs=x)
+
+    plan = infer.plan(model, None, torch.tensor([0.7, -1.2, 0.1]))
+    assert plan.facts.noise is None and "summed out exactly" in str(plan)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -41,9 +40,40 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
         raise CannotCapture(f"{of_error(error, statements.name)}: {said(error)}") from error
     graph.graph.eliminate_dead_code()
     if not any(_writes(node) for node in graph.graph.nodes):
-        graph.graph = fx_graph_cse(graph.graph)
+        _do_once(graph.graph)
     graph.recompile()
     return graph
+
+
+def _do_once(graph: torch.fx.Graph) -> None:
+    """Let what is computed twice from the same operands be computed once; torch's own pass takes seconds to import."""
+    known: dict[Hashable, torch.fx.Node] = {}
+    for node in list(graph.nodes):
+        if not _is_pure(node):
+            continue
+        key = (node.target, _key(node.args), _key(node.kwargs))
+        if key in known:
+            node.replace_all_uses_with(known[key])
+            graph.erase_node(node)
+        else:
+            known[key] = node
+
+
+def _is_pure(node: torch.fx.Node) -> bool:
+    """Whether the same operands always give the same values; none of the graph's operations writes to memory."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+        return False
+    return not target.overloadpacket.__name__.startswith(("empty", "new_empty"))  # whose values are what lay there before
+
+
+def _key(value: Any) -> Hashable:
+    """Operands as part of a key: 1, 1.0 and True are three."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_key, value))
+    if isinstance(value, Mapping):
+        return tuple((name, _key(inner)) for name, inner in sorted(value.items()))
+    return type(value), repr(value) if isinstance(value, float) else value
 
 
 def said(error: BaseException) -> str:
