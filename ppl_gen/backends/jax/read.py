@@ -351,5 +351,3 @@ def _anything_goes(program: Program, sites: dict[Term, Site], latents: Mapping[s
         if site.name in latents and site is latents[site.name]:
             drawn[site.name] = Path(where)
     return result
-
-

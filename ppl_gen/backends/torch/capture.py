@@ -64,7 +64,9 @@ def _is_pure(node: torch.fx.Node) -> bool:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
         return False
-    return not target.overloadpacket.__name__.startswith(("empty", "new_empty"))  # whose values are what lay there before
+    return not target.overloadpacket.__name__.startswith(
+        ("empty", "new_empty")
+    )  # whose values are what lay there before
 
 
 def _key(value: Any) -> Hashable:
