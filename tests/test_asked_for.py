@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -340,6 +340,17 @@ def test_fits_in_threads_take_turns() -> None:
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("how", ["signal", "raised"])
 def test_ctrl_c_keeps_what_there_is(how: str, backend: str, tmp_path: Any) -> None:
     path = tmp_path / "run"
@@ -364,6 +375,7 @@ def test_ctrl_c_keeps_what_there_is(how: str, backend: str, tmp_path: Any) -> No
     np.testing.assert_array_equal(continued.losses, whole.losses)
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_amid_a_long_stretch_ends_with_the_step(backend: str) -> None:
     """Pressed within a step, long before the next report: the step is done, and losses and parameters belong together."""
     runs, at = [0], [10**9]

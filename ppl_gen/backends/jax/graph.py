@@ -48,7 +48,7 @@ from ppl_gen.backends.jax.smooth import (
     WRITES_OVER_NAN,
 )
 from ppl_gen.bounds import ANY, Bounds
-from ppl_gen.continuity import Expr, const, is_continuous, unknown
+from ppl_gen.continuity import Expr, const, is_continuous, simplify, unknown
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]
@@ -372,10 +372,12 @@ def _comparison(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
 
 
 def _gather(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
-    """An array at its own argsort is the array sorted."""
-    index = ins[1].expr
-    if index is not None and index.op == ranges.ARGSORT and index.args == (ins[0].expr,):
-        return [ins[0].reach]
+    """An array at its own argsort is the array sorted, upwards or downwards."""
+    index, own = ins[1].expr, ins[0].expr
+    if index is not None and own is not None and index.op == ranges.ARGSORT:
+        key = simplify(index.args[0])
+        if key in (simplify(own), simplify(Expr("neg", (own,)))):
+            return [ins[0].reach]
     return _kinked(eqn, ins, scope)
 
 

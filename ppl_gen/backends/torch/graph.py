@@ -303,7 +303,9 @@ class Tracker:
         noisy = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not _is_sampling()
         if noisy and self._drawn is None:
             self._drawn = _where(func)
-        index = merge(*map(self._of, self._subscript))
+        harmless = self.pieces.harmless(name, args)
+        turning = [tensor for tensor in self._subscript if not any(tensor is operand for operand in harmless)]
+        index = merge(*map(self._of, turning))
         reaches = [self._of(tensor) for tensor in inputs]
         if not noisy and not (index or any(reaches)):
             return
@@ -320,8 +322,6 @@ class Tracker:
 
         def through(tensor: Tensor, reach: Reach) -> Reach:
             return reach if trusted or _smooth(tensor) else blocked(reach, where)
-
-        harmless = self.pieces.harmless(name, args)
 
         def entering(tensor: Tensor, reach: Reach) -> Reach:
             if any(tensor is operand for operand in harmless):
