@@ -30,6 +30,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType, FunctionType
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -131,6 +132,7 @@ class Tracker:
         self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.noise: str | None = None
+        self._told = False  # whether the host was told of any tensor's values
         self._drawn: str | None = None  # where the first such random numbers are drawn
         self.words = Words()
         self._quiet = False  # a trusted density is worked out: only marks are followed
@@ -215,6 +217,7 @@ class Tracker:
                 if options is not None:
                     return self._answer(func, args, kwargs, options)
             if func in _TO_HOST:
+                self._told = self._told or _is_users()
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
                 self._read(args[:1], func)  # the number of classes is read off the values
@@ -234,13 +237,20 @@ class Tracker:
                 lost = blocked({s: p for s, p in self._of(args[0]).items() if not s.startswith(PARAM)}, where)
                 self._escaped = merge(self._escaped, lost)
             if func in _FROM_LIST and args and (known := numbers(args[0])):
-                self.words.constant(out)
                 self.ranges.set(out, hull(list(map(self.ranges.of, known))))
+                self._is_written_down(out)
+            elif func in _FROM_LIST and args and isinstance(args[0], np.ndarray):
+                self._is_written_down(out)
             if func in _REPLACE:
                 self._set(args[0], blocked(merge(*map(self._of, args)), _where(func)), fresh=False)
             return out
         finally:
             self._func, self._subscript, self._trusted = outer
+
+    def _is_written_down(self, tensor: Tensor) -> None:
+        """Notes a tensor of the program's own numbers; once the host was told of a tensor's values they may be the data's."""
+        if not self._told:
+            self.words.constant(tensor)
 
     def _is_angle(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a cosine is taken of latents that have several coordinates each."""
@@ -272,9 +282,13 @@ class Tracker:
         return self.answers.answer((kind, *key), own, options)
 
     def _with_ends(self, subscript: object, func: Any) -> object:
-        """A subscript, the ends of its slices told to the host."""
+        """A subscript, the ends of its slices told to the host, and lists of whole numbers as tensors."""
         if isinstance(subscript, tuple):
             return tuple(self._with_ends(item, func) for item in subscript)
+        if isinstance(subscript, list | np.ndarray) and _are_places(subscript):
+            places = torch.as_tensor(subscript)
+            self._is_written_down(places)
+            return places
         if not isinstance(subscript, slice):
             return subscript
         ends = (subscript.start, subscript.stop, subscript.step)
@@ -571,6 +585,19 @@ def _where(func: Any) -> str:
     if not isinstance(func, str):
         func = _name(func) if _is_operator(func) else (resolve_name(func) or func.__name__)
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}: {func.removeprefix('torch.')}"
+
+
+def _is_users() -> bool:
+    """Whether the user's own text does what is under way, and no library within it."""
+    frame = next((f for f in _frames() if f.f_code.co_filename != __file__), None)
+    return frame is None or not frame.f_code.co_filename.startswith(_PACKAGES)
+
+
+def _are_places(subscript: list[Any] | np.ndarray) -> bool:
+    """Whether a list or an array in a subscript holds whole numbers, and no truth values or tensors."""
+    if isinstance(subscript, np.ndarray):
+        return bool(subscript.dtype.kind in "iu")
+    return bool(subscript) and all(isinstance(place, int) and not isinstance(place, bool) for place in subscript)
 
 
 def _is_sampling() -> bool:
