@@ -178,6 +178,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
             *describe_sums(facts),
             *_describe_marks(facts, rows),
             *describe_masks(facts),
+            *_describe_mixing(rows),
             *_describe_cost(facts),
             *_lost_ways(facts),
             *_kinks(facts),
@@ -204,6 +205,17 @@ def _check_enumeration(found: Enumeration) -> None:
             f"site '{name}' ({site.distribution}): expected enumerated sites that take at most {MOST_TRIED} runs, or cells "
             f"in one table; got {len(found.sites)} sites that take {most} {what}. Use Score() or LeaveOneOut() at some of them."
         )
+
+
+def _describe_mixing(rows: Mapping[str, Row]) -> list[str]:
+    """Where elements of a plate may move one another's cost, so that each one's signal holds them all."""
+    notes = []
+    for name, row in rows.items():
+        for plate in sorted(row.summed_plates if row.estimator.cuts else ()):
+            met = sorted({site for (_, site), mixed in row.terms.items() if plate in mixed})
+            where = ", ".join(f"'{site}'" for site in met)
+            notes.append(f"site '{name}': elements of plate '{plate}' may meet at site {where}; the signal sums over the plate")
+    return notes
 
 
 def _lost_ways(facts: Facts) -> list[str]:
