@@ -336,12 +336,25 @@ def test_a_parameter_may_choose_between_ways_that_it_passes(backend: str) -> Non
     np.testing.assert_allclose(draws["t"], 0.4 - 0.7, rtol=1e-5)
 
 
-def test_a_distribution_without_a_support_is_refused_by_name() -> None:
+def test_a_latent_without_a_support_is_refused_by_name() -> None:
+    """Of an observation it is not needed."""
+
     class Bare(Shifted):
         support: Any = pd.TorchDistribution.support
 
-    with pytest.raises(ProgramError, match=r"site 'x' \(Bare\): expected a distribution with a support"):
-        infer.plan(lambda x: pyro.sample("x", Bare(lambda: torch.ones(())), obs=x), None, torch.tensor(0.7))
+    def latent(x: Any) -> None:
+        pyro.sample("x", pd.Normal(pyro.sample("z", Bare(lambda: torch.zeros(()))), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("z", pd.Normal(pyro.param("m", torch.tensor(0.3)), 1.0))
+
+    def observed(x: Any) -> None:
+        mean = pyro.param("t", torch.tensor(0.4))
+        pyro.sample("x", Bare(lambda: mean), obs=x)
+
+    with pytest.raises(ProgramError, match=r"site 'z' \(Bare\): expected a distribution with a support"):
+        infer.plan(latent, guide, torch.tensor(0.7))
+    np.testing.assert_allclose(infer.gradient(observed, None, torch.tensor(0.7), num_samples=1)["t"], -0.3, rtol=1e-5)
 
 
 def test_a_masked_mixture_is_read() -> None:

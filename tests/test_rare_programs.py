@@ -162,8 +162,15 @@ def test_discrete_latents_drawn_by_numpyros_scan_or_cond_are_refused() -> None:
 
         scan(body, jnp.array(0.0), x)
 
+    def steps(x: Any) -> None:
+        def body(carry: Any, xt: Any) -> Any:
+            z = numpyro.sample("z", numpyro.distributions.Bernoulli(jax.nn.sigmoid(carry)))
+            return 1.0 * z, None
+
+        scan(body, jnp.array(0.0), x)
+
     with pytest.raises(ProgramError, match=r"site 'z' \(Bernoulli.*Python loop"):
-        infer.gradient(model, model, SERIES, backend="jax")
+        infer.gradient(model, steps, SERIES, backend="jax")
 
     def branches(x: Any) -> None:
         def draw(loc: Any) -> Any:

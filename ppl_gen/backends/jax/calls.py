@@ -18,6 +18,14 @@ def called(eqn: Any) -> Any:
     return None if place is None else eqn.params[place]
 
 
+def scan_lengths(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's inputs each step sees unchanged, and how many go from step to step; the rest are slices."""
+    if "ft_in" in eqn.params:  # JAX 0.11 and later keep the inputs' structure, not how many there are of each
+        constants, carry, _ = eqn.params["ft_in"].unpack()
+        return len(constants), len(carry)
+    return eqn.params["num_consts"], eqn.params["num_carry"]
+
+
 def is_mutable(atom: Any) -> bool:
     """Whether it is a reference to memory that can be written."""
     return hasattr(atom.aval, "inner_aval")

@@ -32,7 +32,7 @@ from jax._src.core import jaxprs_in_params
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from ppl_gen.backends.jax import ranges
-from ppl_gen.backends.jax.calls import CALLS, called, is_mutable
+from ppl_gen.backends.jax.calls import CALLS, called, is_mutable, scan_lengths
 from ppl_gen.backends.jax.moves import shape_of
 from ppl_gen.backends.jax.smooth import (
     AMBIGUOUS,
@@ -429,7 +429,8 @@ def _call(eqn: JaxprEqn, function: Any, ins: list[Known], scope: Scope) -> list[
 
 
 def _scan(eqn: JaxprEqn, ins: list[Known], scope: Scope, own: Scope) -> list[Reach]:
-    first, last = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+    first, carried = scan_lengths(eqn)
+    last = first + carried
 
     def body(carry: list[Reach]) -> list[Reach]:
         outs = _walk(eqn.params["jaxpr"], [*ins[:first], *map(Known, carry), *map(_slice, ins[last:])], scope)

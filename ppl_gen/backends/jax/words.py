@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from ppl_gen.backends.jax.calls import called, is_mutable
+from ppl_gen.backends.jax.calls import called, is_mutable, scan_lengths
 from ppl_gen.backends.jax.constants import evaluate
 from ppl_gen.backends.jax.moves import (
     RULES,
@@ -102,7 +102,8 @@ class _Walker:
 
     def _scan(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         """Each step sees its own slices, and whatever the steps before may have left in the carry."""
-        first, last = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        first, carried = scan_lengths(eqn)
+        last = first + carried
         body, constants = eqn.params["jaxpr"], [*known[:first], *[None] * (len(ins) - first)]
         slices = [gathered(words, [0]) for words in ins[last:]]
 
