@@ -47,9 +47,6 @@ class LeaveOneOut(Estimator):
 
     def joined(self, xp: Any, parts: Sequence[tuple[Array, Array]]) -> Estimate:
         """See `Estimator.joined`: what others would give is the mean of their signals."""
-        signals = [signal for signal, _ in parts]
-        total = sum(signals[1:], signals[0])
-        # each particle by itself: a signal and its log q need not have the same axes, and stacked they would meet others'
-        gaps = [signal - (total - signal) / (len(parts) - 1) for signal in signals]
-        weighted = [xp.sum(log_q * xp.stop_gradient(gap)) for gap, (_, log_q) in zip(gaps, parts, strict=True)]
-        return Estimate(sum(weighted[1:], weighted[0]) / len(parts), None, {})
+        signals, log_q = (xp.stack(list(each)) for each in zip(*parts, strict=True))
+        others = (xp.sum(signals, axis=0, keepdims=True) - signals) / (len(parts) - 1)
+        return Estimate(xp.sum(log_q * xp.stop_gradient(signals - others)) / len(parts), None, {})
