@@ -41,8 +41,9 @@ class LeaveOneOut(Estimator):
         return Estimate(weighted_score(view, gaps), None, view.averages)
 
     def part(self, view: View) -> tuple[Array, Array]:
-        """See `Estimator.part`: the particle's signal and log q."""
-        return view.signal(0), view.runs[0].logq[view.site.name]
+        """See `Estimator.part`: the particle's signal and log q, of one shape, so that particles can be stacked."""
+        signal, log_q = view.xp.broadcast_arrays(view.signal(0), view.runs[0].logq[view.site.name])
+        return signal, log_q
 
     def joined(self, xp: Any, parts: Sequence[tuple[Array, Array]]) -> Estimate:
         """See `Estimator.joined`: what others would give is the mean of their signals."""
