@@ -48,7 +48,8 @@ def alike(way: Callable[..., Any], mixes: bool) -> Ways:
 
 
 def constant(xp: Any, values: Any) -> Any:
-    return torch.tensor(values) if xp is torch else jnp.array(values)
+    """Made in the run from plain numbers: to torch's reading an array of NumPy's may be data, other ones in the next run."""
+    return torch.tensor(np.asarray(values).tolist()) if xp is torch else jnp.array(values)
 
 
 def t_added(z: Any, s: Any, w: Any, d: Any) -> Any:

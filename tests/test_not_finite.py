@@ -47,7 +47,9 @@ def test_a_latent_behind_a_value_made_finite_is_scored(backend: str) -> None:
         sample("z", dist.Normal(param("m", lambda: xp.asarray(0.2)), 1.0))
 
     draws = infer.gradient(model, guide, np.float32(0.7), backend=backend, num_samples=2000)["m"]
-    assert abs(draws.mean() - 0.149) < 5 * draws.std() / 2000**0.5  # 0.1490 by quadrature; half of the slopes would be NaN
+    assert (
+        abs(draws.mean() - 0.149) < 5 * draws.std() / 2000**0.5
+    )  # 0.1490 by quadrature; half of the slopes would be NaN
 
 
 def test_a_measure_valued_derivative_beside_a_probability_of_zero_is_named(backend: str) -> None:
