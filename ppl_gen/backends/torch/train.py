@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same
+from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same, side_by_side
 from ppl_gen.backends.torch.optimizers import build, slots
 from ppl_gen.backends.torch.places import of_replay
 from ppl_gen.backends.torch.program import Program
@@ -248,8 +248,7 @@ class Trainer:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # torch warns where it would go through the steps one by one
-                each = torch.func.vmap(lambda _: tuple(fast(*given)), randomness="different")
-                return list(each(torch.empty(count)))
+                return side_by_side(lambda: tuple(fast(*given)), count)
         except Exception:  # whatever it is, the steps can be taken one by one
             self._batched = False
             self._put_back_all(state)
