@@ -22,7 +22,10 @@ QUOTIENTS: dict[str, tuple[Callable[[Any], Any], type]] = {
     "over the root of its square": (lambda z: z / xp.sqrt(z * z), Score),
     "over its size, kept from zero": (lambda z: z / xp.maximum(xp.abs(z), xp.asarray(1e-6)), Score),
     "soft sign": (lambda z: z / (1 + xp.abs(z)), Pathwise),
-    "over the norm of all": (lambda z: z / xp.sqrt(xp.sum(z * z)), Estimator),  # zero at one point: torch's reading sees it
+    "over the norm of all": (
+        lambda z: z / xp.sqrt(xp.sum(z * z)),
+        Estimator,
+    ),  # zero at one point: torch's reading sees it
     "logarithm of a sum": (lambda z: xp.log(0.1 + z * z), Pathwise),
     "logarithm of its size": (lambda z: xp.log(xp.abs(z)), Score),  # no pathwise gradient has a mean there
 }
