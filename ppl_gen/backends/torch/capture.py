@@ -132,6 +132,35 @@ def compiled(graph: torch.fx.GraphModule, steps: int, wanted: Any) -> tuple[Step
     return replay, f"captured, {nodes} operations"
 
 
+def side_by_side(run: Callable[[], tuple[Tensor, ...]], count: int) -> list[Tensor]:
+    """What `count` replays give, each with random numbers of its own: arrays (count, ...).
+
+    Raises:
+        Exception: torch cannot batch one of the operations.
+    """
+
+    def lane(zero: Tensor) -> tuple[Tensor, ...]:
+        with _OwnMemory(zero):
+            return run()
+
+    found: tuple[Tensor, ...] = torch.func.vmap(lane, randomness="different")(torch.zeros(count))
+    return list(found)
+
+
+class _OwnMemory(TorchFunctionMode):
+    """Under `vmap`, memory that is filled with random numbers is each lane's own."""
+
+    def __init__(self, zero: Tensor) -> None:
+        super().__init__()
+        self.zero = zero  # a scalar of this lane
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(func, torch._ops.OpOverload) and func.overloadpacket.__name__.startswith(("empty", "new_empty")):
+            return found + self.zero.to(found)
+        return found
+
+
 def same(found: list[Tensor], expected: list[Tensor]) -> bool:
     """Whether two results, the loss first, agree up to the rounding of another order of operations."""
     scales = [_scale(b) for b in expected]

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same
+from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same, side_by_side
 from ppl_gen.backends.torch.optimizers import build, slots
 from ppl_gen.backends.torch.places import of_replay
 from ppl_gen.backends.torch.program import Program
@@ -25,6 +25,7 @@ from ppl_gen.program import OWN, Batch
 
 Tree = dict[str, dict[str, Tensor]]
 CONSTANTS = "constants/"  # prefix, in a state, of what unregistered networks hold
+TOGETHER = 100  # gradients that are drawn at once: each holds its own values of every operation
 
 
 def tensors_of(tree: Mapping[str, Mapping[str, Any]], device: str, *, grad: bool) -> Tree:
@@ -98,6 +99,7 @@ class Trainer:
         self._graphs: dict[Any, Any] = {}
         self._seen: Counter[Any] = Counter()
         self._failed = False  # a captured step raised
+        self._batched = True  # no operation of the graph has refused to be batched
         self.how = "eager, as asked" if compile is False else "eager"
         if plan.facts.eager and compile is not False:
             self.how = f"eager, as values leave torch at {plan.facts.eager}"
@@ -233,6 +235,24 @@ class Trainer:
         self._put_back_all(state)
         self._capturing = False
         return step(*given)
+
+    def together(self, batch: Batch, count: int) -> list[Tensor] | None:
+        """`compute` of `count` steps from the present state at once, each with draws of its own: arrays (count, ...).
+
+        None where the step has no graph, or one with operations that cannot be batched.
+        """
+        fast = next(iter(self._graphs.values()), None)
+        if not self._capturing or not self._batched or fast is None:
+            return None
+        given, state = self._step_on(batch)[1], self._state()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # torch warns where it would go through the steps one by one
+                return side_by_side(lambda: tuple(fast(*given)), count)
+        except Exception:  # whatever it is, the steps can be taken one by one
+            self._batched = False
+            self._put_back_all(state)
+            return None
 
     def _state(self) -> tuple[Tensor, dict[str, Tensor]]:
         """What a step changes beside its results: the random state and the networks' buffers."""
@@ -401,12 +421,16 @@ def sample_gradients(
     with program.session(seed):
         trainer = Trainer(program, objective, plan, start, None, 1e-3, "auto" if num_samples >= 100 else False)
         buffers = {name: buffer.clone() for name, buffer in program.buffers.items()}
-        for _ in range(num_samples):
-            _, _, *gradient = trainer.compute(batch, check=False)
+        drawn = 0
+        while drawn < num_samples:
+            several = trainer.together(batch, min(TOGETHER, num_samples - drawn)) if drawn and not buffers else None
+            if several is None:
+                several = [value[None] for value in trainer.compute(batch, check=False)]
             trainer.put_back(buffers)
-            for rows, value in zip(found.values(), gradient, strict=False):
+            drawn += len(several[0])
+            for rows, value in zip(found.values(), several[2:], strict=False):
                 rows.append(value.cpu().numpy())
-    return {name: np.stack(rows) for name, rows in found.items()}
+    return {name: np.concatenate(rows) for name, rows in found.items()}
 
 
 def split_batch(batch: Batch) -> tuple[list[Tensor], Callable[[list[Tensor]], Batch]]:
