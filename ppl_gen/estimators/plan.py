@@ -214,7 +214,9 @@ def _describe_mixing(rows: Mapping[str, Row]) -> list[str]:
         for plate in sorted(row.summed_plates if row.estimator.cuts else ()):
             met = sorted({site for (_, site), mixed in row.terms.items() if plate in mixed})
             where = ", ".join(f"'{site}'" for site in met)
-            notes.append(f"site '{name}': elements of plate '{plate}' may meet at site {where}; the signal sums over the plate")
+            notes.append(
+                f"site '{name}': elements of plate '{plate}' may meet at site {where}; the signal sums over the plate"
+            )
     return notes
 
 
