@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sites", type=int, default=80)
     parser.add_argument("--steps", type=int, default=40, help="timed steps per round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--not-compiled", action="store_true", help="leave out the contender that is compiled: that takes minutes"
+    )
     options = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ppl_gen, captured": lambda n, steps: by_ppl_gen(n, steps, "auto"),
         "ppl_gen, captured and compiled": lambda n, steps: by_ppl_gen(n, steps, True),
     }
+    if options.not_compiled:
+        del contenders["ppl_gen, captured and compiled"]
     times: dict[str, list[float]] = {name: [] for name in contenders}
     starts: dict[str, float] = {}
     for _ in range(options.rounds):

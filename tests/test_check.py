@@ -253,6 +253,7 @@ def coins(x: Any) -> None:
     pg.sample("z", pg.dist.Bernoulli(logits=pg.param("logits", pg.xp.zeros(6))).to_event(1))
 
 
+@pytest.mark.parametrize("backend", ["torch", nightly("jax")])
 def test_a_rare_signal_is_said_with_what_to_try(backend: str) -> None:
     """A guide equal to the prior: the cost is zero but for the prize, so one draw in 64 has any gradient."""
     options: dict[str, Any] = {"estimators": {"z": Score(Constant(0.0))}, "backend": backend}

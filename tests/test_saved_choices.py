@@ -16,6 +16,7 @@ from ppl_gen.estimators import Arm, Constant, Learned, LeaveOneOut, MovingAverag
 from ppl_gen.infer.specs import describe, rebuild
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, Warmup
 from tests import plain_numpyro, plain_pyro
+from tests.nightly import grid
 from tests.test_checkpoint import X, assert_same, guide, model
 
 KINDS = [
@@ -290,7 +291,7 @@ def test_a_file_of_another_program_says_which_site_differs(tmp_path: Path) -> No
 PLAIN = ["hierarchical_regression", "topic_model"]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("name", "backend"), grid(PLAIN, jax=["hierarchical_regression"]))
 def test_plain_programs_come_back_without_rows(name: str, backend: str, tmp_path: Path) -> None:
     """Group numbers and word counts are made up well enough to read the program on."""
     program, fresh = (getattr({"torch": plain_pyro, "jax": plain_numpyro}[backend], name)() for _ in range(2))

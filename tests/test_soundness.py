@@ -170,12 +170,12 @@ def with_jax_vmap(z):
 # Programs that run eagerly, step by step, on JAX are slow there: fewer draws, the same bounds.
 TOYS = [
     ("torch", with_branch, 1000),
-    ("jax", with_branch, 300),
+    ("jax", with_branch, 200),
     ("torch", with_comparison, 1000),
     ("torch", with_item, 1000),
-    ("jax", with_item, 300),
+    ("jax", with_item, 200),
     ("torch", with_numpy_on_torch, 1000),
-    ("jax", with_numpy_on_jax, 300),
+    ("jax", with_numpy_on_jax, 200),
     ("jax", with_callback, 1000),
     ("torch", with_list, 1000),
     ("torch", with_in_place_write, 2000),
