@@ -357,7 +357,7 @@ SINGLES += [(name, getattr(special, name)) for name in SPECIAL]
 SINGLES += [
     ("sinc", jnp.sinc),
     ("nan_to_num", jnp.nan_to_num),
-    ("interp", lambda a: jnp.interp(a, V, V)),
+    ("interp", lambda a: jnp.interp(a, np.arange(4.0), np.array([1.0, 0.0, 2.0, 1.0]))),
     ("median", jnp.median),
     ("quantile", lambda a: jnp.quantile(a, 0.3)),
 ]
@@ -370,6 +370,11 @@ SINGLES += [
 def test_functions_of_jax_are_trusted(function: Any, wrap: Any) -> None:
     value = jnp.array([[0.3, 0.6], [0.1, 0.4]])
     assert not leaps(wrap(function), value)
+
+
+@pytest.mark.parametrize("knots", [[-2.0, 0.0, 0.0, 2.0], [2.0, 1.0, 0.0, -1.0]], ids=["repeated", "falling"])
+def test_interpolation_between_knots_that_do_not_rise_may_jump(knots: list[float]) -> None:
+    assert leaps(lambda a: jnp.interp(a, np.array(knots), np.array([-1.0, -1.0, 1.0, 1.0])), jnp.array([0.3, 0.6]))
 
 
 @pytest.mark.parametrize("function", PAIRS)

@@ -71,6 +71,7 @@ class Known:
         clear: whether it stays away from zero however its latents move.
         diagonal: whether that is so of a matrix's diagonal.
         doubt: sources that came through what may have left its domain.
+        rising: whether it is a constant whose elements strictly increase.
     """
 
     reach: Reach
@@ -80,6 +81,7 @@ class Known:
     clear: bool = False
     diagonal: bool = False
     doubt: frozenset[str] = frozenset()
+    rising: bool = False
 
 
 def reach(
@@ -184,7 +186,8 @@ def _walk(function: Any, inputs: Sequence[Known], scope: Scope) -> list[Known]:
     jaxpr = getattr(function, "jaxpr", function)
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, value in zip(jaxpr.constvars, getattr(function, "consts", ()), strict=False):
-        known[var] = Known({}, ranges.of_array(value) if scope.constants and hasattr(value, "dtype") else ANY)
+        fixed = scope.constants and hasattr(value, "dtype")
+        known[var] = Known({}, ranges.of_array(value), rising=_rises(value)) if fixed else Known({})
 
     def read(atom: Any) -> Known:
         if isinstance(atom, Literal):
@@ -206,7 +209,12 @@ def _walk(function: Any, inputs: Sequence[Known], scope: Scope) -> list[Known]:
 def _literal(atom: Literal) -> Known:
     value = np.asarray(atom.val)
     plain = value.ndim == 0 and value.dtype.kind in "fiub"
-    return Known({}, ranges.of_array(value), const(float(value)) if plain else None)
+    return Known({}, ranges.of_array(value), const(float(value)) if plain else None, rising=_rises(value))
+
+
+def _rises(value: Any) -> bool:
+    """Whether the elements of an array in one dimension strictly increase."""
+    return np.ndim(value) == 1 and bool(np.all(np.diff(np.asarray(value)) > 0))
 
 
 def _through(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Known]:
@@ -552,7 +560,7 @@ def _trusted(eqn: JaxprEqn, ins: Sequence[Known], scope: Scope) -> frozenset[str
     name = _debug(function).func_name if function is not None and _of_jax(function) else ""
     if name in CONTINUOUS:
         return frozenset((name,))
-    if (name == "_interp" and len(ins) == 3 and not ins[1].reach) or (name == "quantile" and not ins[1].reach):
+    if (name == "_interp" and len(ins) == 3 and ins[1].rising) or (name == "quantile" and not ins[1].reach):
         return SOUND
     codes = list(_library_codes(eqn))
     own = function is not None and (_debug(function).func_filename or "").endswith(SOLVERS)
@@ -582,12 +590,18 @@ def _library_codes(eqn: JaxprEqn) -> Iterator[Any]:
 
 
 def _of_transform(eqn: JaxprEqn) -> bool:
-    """Whether an equation is a piece of one of NumPyro's own transforms into a support, which are smooth."""
+    """Whether an equation is a piece of one of NumPyro's own transforms into a support, which are smooth.
+
+    Their inverses are partial functions, and so is a power: these are judged like any other operations.
+    """
     traceback = eqn.source_info.traceback
     codes: list[Any] = traceback.raw_frames()[0] if traceback else []
     own = [code.co_filename for code in codes if not code.co_filename.startswith(_JAX)]
     packages = list(itertools.takewhile(lambda name: name.startswith(_INSTALLED), own))
-    return bool(packages) and packages[0].startswith(_NUMPYRO) and any(name.endswith(TRANSFORMS) for name in packages)
+    if not packages or not packages[0].startswith(_NUMPYRO):
+        return False
+    methods = [code.co_qualname for code in codes if code.co_filename.endswith(TRANSFORMS)]
+    return bool(methods) and not any(name.endswith("._inverse") or name.startswith("PowerTransform") for name in methods)
 
 
 def _samples(eqn: JaxprEqn) -> bool:

@@ -12,7 +12,7 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   an `autograd.Function`, whose gradient is what its author says. Kinks (relu, abs, max, clamp) are none.
 * An escape is a value read by the host, or a shape that depends on one (`nonzero`, `x[mask]`, `unique`); it
   reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
-  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
+  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject).
 
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
 * An operation that is not listed in `ppl_gen.backends.torch.smooth`, or whose pole is not proved to be far, is a jump of latents.
@@ -88,7 +88,7 @@ _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
-_TO_HOST |= {_T.item, _T.tolist, _T.numpy, _T.__array__, _T.__reduce_ex__}
+_TO_HOST |= {_T.item, _T.tolist, _T.numpy, _T.__array__, _T.__reduce_ex__, _T.__repr__}
 _TO_HOST |= {_T.__bool__, _T.__float__, _T.__int__, _T.__index__, _T.__complex__}
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -104,6 +104,7 @@ _TRANSFORMS = tuple(
         (_PYRO, "distributions/stable.py"),
     )
 )
+_PARTIAL_TRANSFORMS = ("._inverse", "PowerTransform._call")  # judged like any other operations
 _OPS = _PYRO + "ops" + os.sep
 _MODULES = (_TORCH + "nn" + os.sep + "modules", _TORCH + "distributions")
 _CHECKS = {"__init__", "_validate_sample", "check", "sample", "rsample", "warn_if_nan", "warn_if_inf"}
@@ -610,7 +611,7 @@ def _is_transforming() -> bool:
     for frame in _frames():
         file = frame.f_code.co_filename
         if file.startswith(_TRANSFORMS):
-            return True
+            return not frame.f_code.co_qualname.endswith(_PARTIAL_TRANSFORMS)
         if file.startswith(_CHECKERS) and frame.f_code.co_name == "__init__":
             return True
         if not file.startswith((_HERE, _OPS)) and not (file.startswith(_TORCH) and not file.startswith(_MODULES)):

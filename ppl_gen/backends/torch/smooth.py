@@ -54,7 +54,7 @@ _PRODUCTS = """mm bmm mv dot vdot addmm addmv baddbmm addbmm addr _addmm_activat
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
     _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
     _native_multi_head_attention _transformer_encoder_layer_fwd _transform_bias_rescale_qkv mkldnn_rnn_layer _cudnn_rnn
-    _thnn_fused_lstm_cell _thnn_fused_gru_cell _weight_norm _weight_norm_interface"""
+    _thnn_fused_lstm_cell _thnn_fused_gru_cell"""
 # Of matrices: a Cholesky factor fails, loudly, where its matrix has none; eigenvalues and singular values have kinks.
 _MATRICES = """cholesky linalg_cholesky_ex linalg_matrix_exp matrix_exp _linalg_det _linalg_eigh _linalg_svd
     linalg_householder_product"""
@@ -89,7 +89,7 @@ def steps(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ranges: Ran
         return []
     if name in _NORMALIZED:
         eps = args[_NORMALIZED[name]]
-        return [] if eps is None or eps > TINY**2 else None  # under a root
+        return [] if eps is None or eps >= 1e-7 else None  # under a root; less is a step to every draw
     if name == "pow":
         return _power_steps(args, ranges)
     if name == "addcdiv":
