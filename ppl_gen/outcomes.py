@@ -68,15 +68,19 @@ def widened(
     return found
 
 
+BY_DATA = "the program reads data on the host (Python control flow or NumPy): what was read of some batches is taken to hold of all"
+
+
 def told(where: str | None, runs: int, unfinished: str | None) -> tuple[str, ...]:
     """What the plan says of it."""
     if where is None:
         return ()
     if unfinished is None:
         return (
-            f"random values are read on the host at {where}: every outcome was followed, in {runs} runs of the program",
+            f"values that change from step to step are read on the host at {where}: every outcome was followed, in {runs} "
+            "runs of the program",
         )
     return (
-        f"random values are read on the host at {where}, and not every outcome was followed, as {unfinished}: all that comes "
-        "after counts in every signal, and no gradient is let through to it",
+        f"values that change from step to step are read on the host at {where}, and not every outcome was followed, as {unfinished}: "
+        "all that comes after counts in every signal, and no gradient is let through to it",
     )

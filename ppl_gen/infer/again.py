@@ -127,8 +127,13 @@ def _kind(value: Any, by_data: bool) -> Hashable:
         return tuple(sorted((str(key), _kind(inner, by_data)) for key, inner in value.items()))
     if isinstance(value, tuple | list):
         return tuple(_kind(inner, by_data) for inner in value)
-    content = np.asarray(value).tobytes() if by_data and hasattr(value, "shape") else b""
+    content = _bytes(value) if by_data and hasattr(value, "shape") else b""
     return type(value), getattr(value, "ndim", None), content
+
+
+def _bytes(array: Any) -> bytes:
+    detach = getattr(array, "detach", None)
+    return np.asarray(detach().cpu().numpy() if detach else array).tobytes()
 
 
 def _said(batch: Batch) -> str:

@@ -36,6 +36,8 @@ from ppl_gen.infer.trajectory import trajectory
 from ppl_gen.program import OWN, Batch
 from ppl_gen.sums import part_of_sum
 
+OTHER_BATCHES = 4  # that a program which reads data on the host is read on beside the first rows
+
 
 @keeping
 def fit(
@@ -140,6 +142,9 @@ def fit(
                 warnings.warn(note, stacklevel=3)
     if isinstance(source, Stream):
         source.watch(Watch(source.first(), _reader(prepared, objective, seed), prepared.plan.facts.by_data))
+    elif prepared.plan.facts.by_data and source.batch_size:
+        for step in range(min(source.per_pass, OTHER_BATCHES)):
+            _reader(prepared, objective, seed)(source.build(*source.at(step)), f"on the batch of step {step + 1}")
     prepared.plan.notes += left
     with prepared.session():
         trainer = prepared.backend.Trainer(

@@ -601,7 +601,9 @@ def _of_transform(eqn: JaxprEqn) -> bool:
     if not packages or not packages[0].startswith(_NUMPYRO):
         return False
     methods = [code.co_qualname for code in codes if code.co_filename.endswith(TRANSFORMS)]
-    return bool(methods) and not any(name.endswith("._inverse") or name.startswith("PowerTransform") for name in methods)
+    return bool(methods) and not any(
+        name.endswith("._inverse") or name.startswith("PowerTransform") for name in methods
+    )
 
 
 def _samples(eqn: JaxprEqn) -> bool:

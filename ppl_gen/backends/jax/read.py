@@ -38,12 +38,12 @@ from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.bounds import ANY
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
+from ppl_gen.outcomes import BY_DATA
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
 Array = Any
 
-BY_DATA = "the program reads data on the host (Python control flow or NumPy): what was read of its first batch is taken to hold of all"
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 

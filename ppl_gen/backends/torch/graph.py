@@ -12,12 +12,12 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   an `autograd.Function`, whose gradient is what its author says. Kinks (relu, abs, max, clamp) are none.
 * An escape is a value read by the host, or a shape that depends on one (`nonzero`, `x[mask]`, `unique`); it
   reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
-  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject).
+  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
 
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
 * An operation that is not listed in `ppl_gen.backends.torch.smooth`, or whose pole is not proved to be far, is a jump of latents.
 
-Not seen: other threads, `torch.utils.dlpack.to_dlpack`, `tolist` inside
+Not seen: other threads, text made of a tensor (`repr`), `torch.utils.dlpack.to_dlpack`, `tolist` inside
 TorchScript, and extensions that touch memory without a registered operator.
 """
 
@@ -88,7 +88,7 @@ _HOOKS = frozenset([_T.register_hook, _T.register_post_accumulate_grad_hook])
 _SUBSCRIPT = frozenset([_T.__getitem__, _T.__setitem__])
 _SHARE = frozenset([_T.__dlpack__, _T.data_ptr, _T.storage, _T.untyped_storage])
 _TO_HOST = _SHARE | {_T.__cuda_array_interface__.__get__, _T.apply_, _T.map_, _T.map2_}
-_TO_HOST |= {_T.item, _T.tolist, _T.numpy, _T.__array__, _T.__reduce_ex__, _T.__repr__}
+_TO_HOST |= {_T.item, _T.tolist, _T.numpy, _T.__array__, _T.__reduce_ex__}
 _TO_HOST |= {_T.__bool__, _T.__float__, _T.__int__, _T.__index__, _T.__complex__}
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -104,6 +104,15 @@ _TRANSFORMS = tuple(
         (_PYRO, "distributions/stable.py"),
     )
 )
+_TELLING = {
+    torch.Tag.data_dependent_output,
+    torch.Tag.dynamic_output_shape,
+}  # of operations whose results the host reads
+# What stands between a program's text and these modes.
+_PLUMBING = (
+    __file__,
+    *(_TORCH + part for part in ("utils/_python_dispatch.py", "_ops.py", "overrides.py", "_compile.py", "_dynamo/")),
+)
 _PARTIAL_TRANSFORMS = ("._inverse", "PowerTransform._call")  # judged like any other operations
 _OPS = _PYRO + "ops" + os.sep
 _MODULES = (_TORCH + "nn" + os.sep + "modules", _TORCH + "distributions")
@@ -115,6 +124,7 @@ class Tracker:
 
     Attributes:
         escapes: what left the tensor world, and where, as `(sources, "model.py:12: Tensor.item")`.
+        by_data: whether the user's text reads data on the host.
         noise: where random numbers are first drawn in no distribution's sampler, if any reach a site or decide the program's
             course; those that only start a parameter do not.
         words: which elements of plates reach what.
@@ -133,6 +143,7 @@ class Tracker:
         self.blind: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.noise: str | None = None
+        self.by_data = False
         self._told = False  # whether the host was told of any tensor's values
         self._drawn: str | None = None  # where the first such random numbers are drawn
         self.words = Words()
@@ -219,6 +230,7 @@ class Tracker:
                     return self._answer(func, args, kwargs, options)
             if func in _TO_HOST:
                 self._told = self._told or _is_users()
+                self._note_data(_tensors(args[:1]))
                 self._read(args[:1], func)
             elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
                 self._read(args[:1], func)  # the number of classes is read off the values
@@ -261,9 +273,18 @@ class Tracker:
         return all(not self._of(t) or (self.pieces.is_latent(t) and t.shape[dim] > 1) for t in args[:2])
 
     def _is_random(self, tensor: Tensor) -> bool:
-        """Whether the host, reading this, learns of a latent's value, and is not only checking."""
-        latents = any(not source.startswith((PARAM, NOISE)) for source in self._of(tensor))
-        return latents and not (tensor.dtype == torch.bool and _is_checking())
+        """Whether the host, reading this, learns of a value that later steps change, and is not only checking."""
+        return self._changes(self._of(tensor)) and not (tensor.dtype == torch.bool and _is_checking())
+
+    def _changes(self, reach: Reach) -> bool:
+        """Whether what is read hangs on a latent, or on a parameter that the user's own text reads."""
+        latents = any(not source.startswith((PARAM, NOISE)) for source in reach)
+        return latents or (any(source.startswith(PARAM) for source in reach) and _is_users())
+
+    def _note_data(self, tensors: Iterable[Tensor]) -> None:
+        """Notes that the user's text reads data on the host: neither latents or parameters, nor its own numbers."""
+        if any(not self._of(t) and not self.words.is_constant(t) for t in tensors) and _is_users():
+            self.by_data = True
 
     def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: list[object]) -> object:
         """What the host is told, of all that it could have been."""
@@ -322,6 +343,8 @@ class Tracker:
         turning = [tensor for tensor in self._subscript if not any(tensor is operand for operand in harmless)]
         index = merge(*map(self._of, turning))
         reaches = [self._of(tensor) for tensor in inputs]
+        if _TELLING & set(getattr(func, "tags", ())):
+            self._note_data(_host_reads(func, name, inputs, self._subscript))
         if not noisy and not (index or any(reaches)):
             return
         where = _where(func)
@@ -422,7 +445,7 @@ class Tracker:
             self._escape(merge(*map(self._of, tensors)), func)
 
     def _escape(self, reach: Reach, func: Any, *, answered: bool = False) -> None:
-        if any(not source.startswith((PARAM, NOISE)) for source in reach):
+        if self._changes(reach):
             self.read_at = self.read_at or _where(func)
             self.blind = self.blind or (None if answered else _where(func))
         self.noise = self._drawn if NOISE in reach else self.noise
@@ -590,7 +613,7 @@ def _where(func: Any) -> str:
 
 def _is_users() -> bool:
     """Whether the user's own text does what is under way, and no library within it."""
-    frame = next((f for f in _frames() if f.f_code.co_filename != __file__), None)
+    frame = next((f for f in _frames() if not f.f_code.co_filename.startswith(_PLUMBING)), None)
     return frame is None or not frame.f_code.co_filename.startswith(_PACKAGES)
 
 

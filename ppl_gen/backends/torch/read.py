@@ -41,7 +41,7 @@ from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
-from ppl_gen.outcomes import told, united, widened
+from ppl_gen.outcomes import BY_DATA, told, united, widened
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
@@ -227,6 +227,7 @@ class _Traced:
         noise: see `Tracker`.
         read_at: see `Tracker`.
         blind: see `Tracker`.
+        by_data: see `Tracker`.
     """
 
     sites: dict[Term, Site] = field(default_factory=dict)
@@ -240,6 +241,7 @@ class _Traced:
     noise: str | None = None
     read_at: str | None = None
     blind: str | None = None
+    by_data: bool = False
 
     @property
     def latents(self) -> dict[str, Site]:
@@ -294,7 +296,7 @@ def _traced(
 
         traced.run = program.run(batch, observer=look, param=param)
     traced.told, traced.escapes, traced.noise = tracker.answers.told, tracker.escapes, tracker.noise
-    traced.read_at, traced.blind = tracker.read_at, tracker.blind
+    traced.read_at, traced.blind, traced.by_data = tracker.read_at, tracker.blind, tracker.by_data
     return traced
 
 
@@ -354,6 +356,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
     latents = {name: site for name, site in first.latents.items() if name in read}
     mixes |= frozenset(mix for mix in mixes_all(sites, latents) if mix[1] in after)
     eager = next((where for traced in paths.found for sources, where in traced.escapes if sources), None)
+    by_data = any(traced.by_data for traced in paths.found)
     facts = Facts(
         named_alike(sites),
         tuple(program.params),
@@ -361,7 +364,11 @@ def _follow(program: Program, batch: Batch) -> Facts:
         eager,
         subsampled=first.run.subsampled,
         noise=next((traced.noise for traced in paths.found if traced.noise), None),
-        notes=told(first.read_at, paths.runs, paths.unfinished),
+        notes=(
+            *told(first.read_at, paths.runs, paths.unfinished),
+            *([BY_DATA] if by_data and batch.scale != 1 else []),
+        ),
+        by_data=by_data,
     )
     binary = [site.name for site in facts.latents() if site.distribution == "Bernoulli"]
     return replace(facts, relaxable=frozenset(name for name in binary if facts.jump(name) is None))
