@@ -198,6 +198,19 @@ def test_a_site_on_some_paths_only_is_refused_whatever_the_seed() -> None:
             infer.plan(model, proposal, X, seed=seed)
 
 
+def _asserted(w: Tensor, z: Tensor) -> Tensor:
+    assert not torch.isnan(w).any()
+    if not torch.isfinite(z):
+        raise ValueError("z")
+    return w + z
+
+
+def test_an_outcome_that_the_program_refuses_itself_costs_nothing() -> None:
+    plan = infer.plan(*_gaussians(_asserted), X)
+    assert all(isinstance(plan[site].estimator, Pathwise) for site in ("w", "z")), plan
+    assert "outcome" not in str(plan)
+
+
 def test_what_depends_on_data_alone_costs_nothing() -> None:
     def mean(w: Tensor, z: Tensor) -> Any:
         return w if X > 1 else torch.floor(z)

@@ -27,12 +27,14 @@ class Answers:
     Attributes:
         script: the first answers; after them the program's own values are told.
         most: reads that are answered.
+        certain: whether each read has but one outcome with which the program goes on.
         told: the answers given so far.
         others: for each of them, what else it could have been.
     """
 
     script: Sequence[object] = ()
     most: int | None = None
+    certain: bool = False
     told: list[object] = field(default_factory=list)
     others: list[list[object]] = field(default_factory=list)
     _known: dict[Hashable, object] = field(default_factory=dict)
@@ -70,11 +72,13 @@ class Paths(Generic[T]):
         found: of each path that was followed to its end, the program's own first.
         runs: of the program.
         unfinished: why not every outcome was followed; None if every one was.
+        certain: whether the program itself raises on every path but its own (`assert not isnan(z)`).
     """
 
     found: list[T]
     runs: int = 1
     unfinished: str | None = None
+    certain: bool = False
 
 
 def follow(run: Callable[[Answers], T], whole: Callable[[T], bool]) -> Paths[T]:
@@ -107,6 +111,8 @@ def follow(run: Callable[[Answers], T], whole: Callable[[T], bool]) -> Paths[T]:
         todo += answers.turns()
     if not whole(paths.found[-1]):
         paths.unfinished = "its value may be any"
+    elif paths.runs > len(paths.found) == 1:
+        paths.certain, paths.found = True, [run(Answers(certain=True))]
     return paths
 
 

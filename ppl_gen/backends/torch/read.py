@@ -343,7 +343,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         first = paths.found[0]
         checks.check_match(first.sites)
         _check_proposals(first)
-        mixes = _mixes(first, lambda apart: run(Answers(first.told), apart))
+        mixes = _mixes(first, lambda apart: run(Answers(first.told, certain=paths.certain), apart))
     for other in paths.found[1:]:
         checks.check_same(first.sites, other.sites)
         mixes |= _mixes(other)
