@@ -32,12 +32,12 @@ class Bounds:
     @property
     def positive(self) -> bool:
         """Strictly above zero: far above it, or above an open end at zero."""
-        return self.low > TINY or (self.low >= 0 and self.above)
+        return self.low >= TINY or (self.low >= 0 and self.above)
 
     @property
     def negative(self) -> bool:
         """Strictly below zero, likewise."""
-        return self.high < -TINY or (self.high <= 0 and self.below)
+        return self.high <= -TINY or (self.high <= 0 and self.below)
 
     @property
     def nonnegative(self) -> bool:
@@ -153,7 +153,7 @@ def _sqrt(a: Bounds) -> Bounds:
 def _max(a: Bounds, b: Bounds) -> Bounds:
     top = a if (a.low, a.above) >= (b.low, b.above) else b
     end = a if (a.high, not a.below) >= (b.high, not b.below) else b
-    if 0 < top.low <= TINY and (a.positive or b.positive) and min(a.low, b.low) >= 0:  # its pole is not even neared
+    if 0 < top.low < TINY and (a.positive or b.positive) and min(a.low, b.low) >= 0:  # its pole is not even neared
         return Bounds(0.0, end.high, True, end.below)
     return Bounds(top.low, end.high, top.above, end.below)
 
@@ -189,6 +189,7 @@ RULES: dict[str, Callable[..., Bounds]] = {
     "softplus": _monotone(_softplus, 0.0),
     "sigmoid": _monotone(lambda x: 1 / (1 + math.exp(-x)), 0.0, 1.0),
     "tanh": _monotone(math.tanh, -1.0, 1.0),
+    "cosh": lambda a: Bounds(1.0),
     "erf": _monotone(math.erf, -1.0, 1.0),
     "atan": _monotone(math.atan, -math.pi / 2, math.pi / 2),
     "sin": lambda a: Bounds(-1.0, 1.0),

@@ -119,6 +119,9 @@ STEPS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 SMOOTH: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "exponential": ("torch", lambda w: tt.ExpTransform()(w)),
     "stick breaking": ("torch", lambda w: tt.StickBreakingTransform()(torch.stack([w, 2 * w])).sum()),
+    "over a spread and a little": ("torch", lambda w: w / (torch.stack([w, 2 * w]).std() + 1e-5)),
+    "logarithm of a hyperbolic cosine": ("torch", lambda w: torch.log(torch.cosh(w))),
+    "NumPyro's logarithm of a hyperbolic cosine": ("jax", lambda w: jnp.log(jnp.cosh(w))),
     "layer norm": ("torch", lambda w: F.layer_norm(w * torch.tensor([1.0, 2.0, 4.0]), (3,)).max()),
     "NumPyro's exponential": ("jax", lambda w: jt.ExpTransform()(w)),
     "knots that rise": ("jax", lambda w: jnp.interp(w, np.array([-2.0, 0.0, 2.0]), np.array([-1.0, 1.0, 1.0]))),

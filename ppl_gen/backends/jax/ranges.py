@@ -14,7 +14,8 @@ from ppl_gen.continuity import Expr, const
 
 CALLED = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "abs": "abs",
           "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "rsqrt": "rsqrt",
-          "logistic": "sigmoid", "tanh": "tanh", "erf": "erf", "atan": "atan", "sin": "sin", "cos": "cos", "max": "max",
+          "logistic": "sigmoid", "tanh": "tanh", "cosh": "cosh",
+          "erf": "erf", "atan": "atan", "sin": "sin", "cos": "cos", "max": "max",
           "min": "min", "square": "square", "reduce_sum": "sum", "cumsum": "sum", "reduce_window_sum": "sum",
           "reduce_prod": "prod", "cumprod": "prod", "dot_general": "dot"}  # fmt: skip
 """Primitive -> what `ppl_gen.bounds` calls it."""

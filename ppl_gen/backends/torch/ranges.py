@@ -360,9 +360,9 @@ for _names, _rule in {
     "sign sgn": _fixed(Range(Bounds(-1.0, 1.0), True)),
 }.items():
     RULES.update(dict.fromkeys(_names.split(), _rule))
-for (
-    _name
-) in "neg reciprocal abs square exp expm1 log log1p sqrt rsqrt sigmoid tanh erf atan sin cos relu mean prod".split():
+for _name in (
+    "neg reciprocal abs square exp expm1 log log1p sqrt rsqrt sigmoid tanh cosh erf atan sin cos relu mean prod".split()
+):
     RULES[_name] = _named(_name)
 for _name in "gt ge lt le".split():
     RULES[_name] = _comparison(_name)
