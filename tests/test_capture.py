@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import ppl_gen as pg
 from ppl_gen import infer
+from tests.test_jax_compilation import compilations, loops
 
 X = (np.random.default_rng(0).random((22, 6)) < 0.4).astype(np.float32)
 LATENT = 2
@@ -269,11 +270,9 @@ def test_the_jitted_loop_trains_as_single_steps_do() -> None:
 
 
 def test_one_jitted_loop_serves_every_later_pass() -> None:
-    fit = infer.fit(bits, bits_proposal, X, backend="jax", steps=9, batch_size=8)
-    trainer: Any = fit._trainer
-    loops = [function for key, function in trainer._compiled._kept.items() if key[0] == "loop"]
-    assert len(loops) == 2  # batches of 8 and of 6
-    assert all(loop._cache_size() == 1 for loop in loops)
+    with compilations() as names:
+        infer.fit(bits, bits_proposal, X, backend="jax", steps=9, batch_size=8)
+    assert loops(names) == 2  # batches of 8 and of 6
 
 
 def test_a_table_indexed_by_a_state_is_captured() -> None:

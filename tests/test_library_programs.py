@@ -329,7 +329,10 @@ def test_an_observation_widens_to_its_plates(shape: tuple[int, ...], backend: st
 
 
 def test_a_model_without_sites_runs(backend: str) -> None:
-    with pytest.warns(UserWarning, match="nothing to learn"):
+    with (
+        pytest.warns(UserWarning, match="nothing to learn"),
+        pytest.warns(UserWarning, match="nothing is learned from data"),
+    ):
         fit = infer.fit(lambda: None, lambda: None, None, backend=backend, **QUICK)
     assert (fit.losses == 0).all()
 
