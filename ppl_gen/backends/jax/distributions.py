@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
-from numpyro.distributions.transforms import IdentityTransform
 
 from ppl_gen.backends.held import held
 
@@ -209,14 +208,6 @@ def choose(distribution: Any, index: int) -> Array:
     digits = jnp.array([(index // len(values) ** place) % len(values) for place in range(num_elements)])
     value = values[digits].reshape(distribution.event_shape)
     return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
-
-
-def unconstrained(distribution: Any) -> Any:
-    """The transform from real numbers into the support; the identity where there is none."""
-    try:
-        return biject_to(unmasked(distribution).support)
-    except NotImplementedError:  # discrete values
-        return IdentityTransform()
 
 
 def others(distribution: Any, value: Array, key: Array) -> list[Array]:

@@ -11,7 +11,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Independent, biject_to, constraints
-from torch.distributions.transforms import identity_transform
 from torch.distributions.utils import lazy_property
 
 from ppl_gen.backends.held import held
@@ -305,14 +304,6 @@ def others(distribution: Any, value: Tensor) -> list[Tensor]:
         return draws
     far = [biject_to(bare.support)(sign * 8.0 + torch.zeros(_free_shape(bare))) for sign in (1, -1)]
     return [*draws, *far]
-
-
-def unconstrained(distribution: Any) -> Any:
-    """The transform from real numbers into the support; the identity where there is none."""
-    try:
-        return biject_to(unmasked(distribution).support)
-    except NotImplementedError:  # discrete values, a mixture's
-        return identity_transform
 
 
 def _free_shape(distribution: Any) -> torch.Size:
