@@ -70,6 +70,8 @@ def widened(
 
 BY_DATA = "the program reads data on the host (Python control flow or NumPy): what was read of some batches is taken to hold of all"
 
+PRINTED = "values that change from step to step are made into text at {}, to be read by people: nothing read back from it is followed"
+
 
 def told(where: str | None, runs: int, unfinished: str | None) -> tuple[str, ...]:
     """What the plan says of it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -145,11 +147,26 @@ def _until(w: Tensor, z: Tensor) -> Any:
     return w
 
 
+def _in_a_thread(w: Tensor, z: Tensor) -> Any:
+    made: list[Tensor] = []
+    worker = threading.Thread(target=lambda: made.append(w + z.sign()))
+    worker.start()
+    worker.join()
+    return made[0]
+
+
+def _in_a_pool(w: Tensor, z: Tensor) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: w + z.sign()).result()
+
+
 UNKNOWN: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a real number": lambda w, z: w if z.item() > 3 else torch.tensor(0.1),
     "by way of NumPy": lambda w, z: w if np.sign(z.detach().numpy()) > 0 else torch.tensor(0.1),
     "a whole number of any size": lambda w, z: [w, w.floor()][int(z.exp()) % 2],
     "without end": _until,
+    "another thread": _in_a_thread,
+    "a pool of threads": _in_a_pool,
     "a shape": lambda w, z: w if len(torch.stack([z, z])[torch.stack([z, z]) > 0]) else torch.tensor(0.1),
 }
 
@@ -162,6 +179,13 @@ def test_what_may_be_anything_reaches_all_that_comes_after(name: str) -> None:
             assert isinstance(plan[site].estimator, Score)
             assert "x" in plan[site].depends
         assert "not every outcome was followed" in str(plan)
+
+
+def test_text_of_a_latent_is_said_and_costs_nothing() -> None:
+    plan = infer.plan(*_gaussians(lambda w, z: (print(w), z)[1]), X)
+    assert isinstance(plan["w"].estimator, Pathwise)
+    assert any("made into text at test_host_paths.py" in note for note in plan.notes)
+    assert "text" not in str(infer.plan(*_gaussians(lambda w, z: (print(X), z)[1]), X))
 
 
 def test_many_outcomes_are_not_all_followed() -> None:

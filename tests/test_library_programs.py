@@ -20,6 +20,7 @@ from pyro.contrib.easyguide import EasyGuide
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoDelta, AutoGaussian, AutoNormal, AutoStructured
 from torch import nn
+from torch._dynamo.eval_frame import TorchPatcher
 
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
@@ -72,6 +73,17 @@ def test_a_global_switch_of_pyros_counts_as_the_users() -> None:
         infer.fit(model, None, grey, **QUICK)
     with pyro.validation_enabled(False):
         assert infer.fit(model, None, grey, **QUICK).losses[0] == pytest.approx(2 * math.log(2))
+
+
+def test_what_torchs_compiler_switches_off_is_not_the_users_choice() -> None:
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(()))), obs=x)
+
+    with pyro.settings.context(validate_distributions_torch=False):
+        TorchPatcher.patch()  # as the first torch.compile of a process does
+        with pytest.raises(ProgramError, match="validate_args=False"):
+            infer.fit(model, None, torch.tensor([0.5, 0.2]), **QUICK)
 
 
 MASKED: dict[str, tuple[Callable[[Any, Any], Any], float]] = {

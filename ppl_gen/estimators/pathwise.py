@@ -9,13 +9,20 @@ from ppl_gen.program import Facts, Site
 class Pathwise(Estimator):
     """The gradient passes through the value itself, implicit reparametrization (gamma, beta, Dirichlet) included.
 
-    Right only where the cost is continuous in the value.
+    Right only where the cost is continuous in the value, which the plan proves from the program or else refuses. A
+    derivative that the program declares itself (``torch.autograd.Function``, ``jax.custom_vjp``) proves nothing.
+
+    Args:
+        trusted: True takes the user's word for it: the cost is continuous in the site's value, and the derivatives that the
+            program declares are right.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014; Figurnov et al. 2018; book eq. 20.55-20.57.
 
     Example:
         >>> Pathwise().unbiased
         True
+        >>> {"z": Pathwise(trusted=True)}  # as estimators=, where z passes through a function with a derivative of its own
+        {'z': Pathwise(trusted=True)}
     """
 
     unbiased = True
@@ -23,6 +30,12 @@ class Pathwise(Estimator):
     source = "book eq. 20.55-20.57"
     cuts = False
     alone = True
+
+    def __init__(self, trusted: bool = False) -> None:
+        self.trusted = trusted
+
+    def __repr__(self) -> str:
+        return f"Pathwise({'trusted=True' if self.trusted else ''})"
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
@@ -32,5 +45,5 @@ class Pathwise(Estimator):
             return f"{site.distribution} has no reparametrized sampler"
         if site.is_point and not site.learns:
             return None  # whatever its value decides is decided by the choices before it
-        jump = facts.jump(site.name)
+        jump = None if self.trusted else facts.jump(site.name)
         return f"the cost jumps with its value at {jump}" if jump else None

@@ -76,11 +76,14 @@ class Table:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_rows or 1))
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def build(self, arrays: list[Any], rows: Any) -> Batch:
-        """The batch of these rows of these arrays; nothing else is read, so it can be traced."""
+    def build(self, arrays: list[Any], rows: Any, index: slice | None = None) -> Batch:
+        """The batch of these rows of these arrays; nothing else is read, so it can be traced.
+
+        `index` says the same rows as a slice, where they follow one another: JAX compiles less for it.
+        """
         values = dict(self._values)
         for key, array in zip(self._cut, arrays, strict=True):
-            values[key] = array if rows is None else array[rows]
+            values[key] = array if rows is None else array[rows if index is None else index]
         args = tuple(values[i] for i in range(self._num_args))
         scale = 1.0 if rows is None else (self.num_rows or 1) / rows.shape[0]
         return Batch(args, {k: v for k, v in values.items() if not isinstance(k, int)}, scale, rows)
@@ -96,7 +99,10 @@ class Table:
     def first(self, num_rows: int | None = None) -> Batch:
         """The leading rows as a batch of the size that is trained on, or of `num_rows`."""
         size = self.batch_size if num_rows is None else num_rows
-        return self.build(self.arrays, None if size is None else np.arange(size) % (self.num_rows or 1))
+        if size is None:
+            return self.build(self.arrays, None)
+        total = self.num_rows or 1
+        return self.build(self.arrays, np.arange(size) % total, slice(size) if size <= total else None)
 
     def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
         """All rows once, in order: (a batch's share of the rows, the batch scaled to all); `chunk` None: in one."""

@@ -213,11 +213,12 @@ def choose(distribution: Any, index: int) -> Array:
 def others(distribution: Any, value: Array, key: Array) -> list[Array]:
     """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
     base, bare = core(distribution), unmasked(distribution)
-    draws = [bare.sample(one) for one in jax.random.split(key)]
+    draws = [bare.sample(jax.random.fold_in(key, number)) for number in range(2)]
     if num_values(base) and not base.event_shape:
-        values = base.enumerate_support(expand=False).reshape(-1)
-        index = jnp.argmax(value[..., None] == values, -1)
-        ends = [jnp.full_like(value, end) for end in (values[0], values[-1])]
+        # In NumPy, as JAX would compile each operation by itself.
+        known, values = np.asarray(value), np.asarray(base.enumerate_support(expand=False)).reshape(-1)
+        index = np.argmax(known[..., None] == values, -1)
+        ends = [np.full_like(known, end) for end in (values[0], values[-1])]
         return [values[(index + 1) % len(values)], *ends, *draws]
     if getattr(bare.support, "is_discrete", False) or type(base).__name__ == "Delta":
         return draws

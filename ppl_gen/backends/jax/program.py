@@ -19,6 +19,7 @@ from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.distributions import satisfies
 from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
@@ -245,7 +246,7 @@ class _Table:
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
         value = _inside(name, constraint, value)
-        unconstrained = biject_to(constraint).inv(value)
+        unconstrained = value if constraint is constraints.real else biject_to(constraint).inv(value)
         self.program.constraints[name] = constraint
         self.program.params[name] = self.params[name] = jnp.array(unconstrained)
 
@@ -256,9 +257,9 @@ def _inside(name: str, constraint: Any, value: Array) -> Array:
     Raises:
         ProgramError: it does not satisfy the constraint.
     """
-    if constraint is constraints.simplex and bool(jnp.all((value > 0) & jnp.isfinite(value))):
+    if constraint is constraints.simplex and bool(np.all((known := np.asarray(value)) > 0) and np.isfinite(known).all()):
         return value / value.sum(-1, keepdims=True)
-    fits = np.asarray(constraint(value))
+    fits = satisfies(constraint, value)
     if not fits.all():
         index = tuple(int(i) for i in np.argwhere(~fits)[0])
         raise ProgramError(

@@ -271,7 +271,7 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     """The binary latents that may be taken as real numbers: NumPyro draws integers, which no derivative passes."""
     binary = {s.name for s in sites.values() if s.role == "guide" and not s.observed and s.distribution == "Bernoulli"}
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
-    relaxed = {name: jnp.asarray(value, float) if name in binary else value for name, value in latents.items()}
+    relaxed = {n: jnp.asarray(np.asarray(v, float)) if n in binary else v for n, v in latents.items()}
     if not binary:
         return frozenset()
     try:

@@ -12,13 +12,15 @@ Each rule errs on the side of a dependency too many, which costs variance, never
   an `autograd.Function`, whose gradient is what its author says. Kinks (relu, abs, max, clamp) are none.
 * An escape is a value read by the host, or a shape that depends on one (`nonzero`, `x[mask]`, `unique`); it
   reaches all that comes after. Let off: boolean checks in the constructors, constraints, validators and
-  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject), and `repr`.
+  samplers of the distributions and in Pyro's NaN warnings (they raise, warn or reject). Text made of a tensor (`repr`)
+  is taken to be for a reader; the plan says so.
+* Once the program hands work to a thread that it starts, everything escapes.
 
 * A hook on a tensor's gradient is a jump of the latents it carries, in all that comes after.
 * An operation that is not listed in `ppl_gen.backends.torch.smooth`, or whose pole is not proved to be far, is a jump of latents.
 
-Not seen: other threads, text made of a tensor (`repr`), `torch.utils.dlpack.to_dlpack`, `tolist` inside
-TorchScript, and extensions that touch memory without a registered operator.
+Not seen: threads that ran before, `torch.utils.dlpack.to_dlpack`, `tolist` inside TorchScript, and extensions that
+touch memory without a registered operator.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from ppl_gen.backends.torch import host, smooth
 from ppl_gen.backends.torch.paths import Answers
 from ppl_gen.backends.torch.pieces import Pieces
 from ppl_gen.backends.torch.ranges import UNKNOWN, Ranges, hull, numbers
+from ppl_gen.backends.torch.threads import Threads
+from ppl_gen.errors import ProgramError
 from ppl_gen.backends.torch.words import Words
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
@@ -131,6 +135,7 @@ class Tracker:
         ranges: between which bounds tensors lie.
         read_at: where the host first read what a latent reaches; None if nowhere.
         blind: likewise, of reads that could not be answered with all that could have been read.
+        printed: where text is made of a value that latents reach; None if nowhere.
     """
 
     def __init__(self, answers: Answers | None = None) -> None:
@@ -141,6 +146,7 @@ class Tracker:
         self._origins: dict[int, int] = {}  # piece of an unsafe_split -> the base of what was split
         self.read_at: str | None = None
         self.blind: str | None = None
+        self.printed: str | None = None
         self.escapes: list[tuple[frozenset[str], str]] = []
         self.noise: str | None = None
         self.by_data = False
@@ -149,6 +155,8 @@ class Tracker:
         self.words = Words()
         self._quiet = False  # a trusted density is worked out: only marks are followed
         self._escaped: Reach = {}
+        self._threads = Threads()
+        self._labels: set[str] = set()  # all sources
         self._live: set[str] = set()  # sources that require gradients
         self._own: dict[int, tuple[Tensor, Reach]] = {}  # tensor -> itself, kept alive, and what it carries
         self._held: dict[int, Reach] = {}  # storage -> what was put there by the operation that made it
@@ -165,6 +173,7 @@ class Tracker:
         self._modes = ExitStack()
         # TorchScript's optimised graphs run on detached tensors, which would all look like jumps.
         self._modes.enter_context(_torch.jit.optimized_execution(False))
+        self._modes.enter_context(self._threads)
         self._modes.enter_context(_Functions(self))
         self._modes.enter_context(_Operations(self))
         return self
@@ -191,6 +200,7 @@ class Tracker:
                     tensor = tensor.clone()
                 elif self._of(tensor).keys() - {label}:
                     tensor = tensor.view_as(tensor)
+            self._labels.add(label)
             if tensor.requires_grad:
                 self._live.add(label)
             self._set(tensor, {label: Path()}, fresh=True)
@@ -201,6 +211,8 @@ class Tracker:
 
     def reach(self, *values: object) -> Reach:
         """Sources of any of these tensors (also in lists and dicts), and all that escaped until now."""
+        if self._threads.started:
+            self._escape({label: Path() for label in self._labels}, "threading")
         with torch._C.DisableTorchFunction():
             found = merge(*map(self._of, _tensors(values)), self._escaped)
             self.noise = self._drawn if NOISE in found else self.noise
@@ -228,6 +240,8 @@ class Tracker:
                 options = host.outcomes(func, args[0], self.ranges.of(args[0]))
                 if options is not None:
                     return self._answer(func, args, kwargs, options)
+            if func is _T.__repr__ and self._changes(self._of(args[0])):
+                self.printed = self.printed or _where(func)
             if func in _TO_HOST:
                 self._told = self._told or _is_users()
                 self._note_data(_tensors(args[:1]))
@@ -323,6 +337,10 @@ class Tracker:
         buffers = _running_statistics(name, args)
         read = () if name in _SHAPE_ONLY else (args, kwargs)
         inputs = [t for t in _tensors(read) if not any(t is buffer for buffer in buffers)]
+        if any(tensor.is_nested for tensor in _tensors(out)):
+            raise ProgramError(
+                f"{_where(func)}: expected tensors with a shape; got a nested one. Pad the rows to one length, and mask the rest."
+            )
         written = _written(func, args, kwargs)
         random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) or name in _FROM_OUTSIDE
         self.words.made(random, inputs, list(_tensors(out)), [*(tensor for tensor, _ in written), *buffers])

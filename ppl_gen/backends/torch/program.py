@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -476,6 +477,13 @@ def _stored() -> Mapping[str, Tensor]:
     return {} if outside is None else outside.params
 
 
+def _switched_off_by_dynamo() -> bool:
+    """Whether torch's compiler has been at work, which switches the checks of torch's distributions off for good."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    patch = getattr(getattr(compiler, "TorchPatcher", None), "patch", None)
+    return bool(patch is not None and patch.cache_info().currsize)
+
+
 @contextmanager
 def _remembered() -> Iterator[None]:
     """Note, in the outermost session, what is outside of it."""
@@ -483,8 +491,8 @@ def _remembered() -> Iterator[None]:
         yield
         return
     store, on = pyro.get_param_store(), pyro.settings.get
-    checks = bool(on("validate_distributions_pyro") and on("validate_distributions_torch"))
-    token = _OUTSIDE.set(Outside(dict(store._params), dict(store._constraints), checks or not __debug__))
+    checks = on("validate_distributions_pyro") and (on("validate_distributions_torch") or _switched_off_by_dynamo())
+    token = _OUTSIDE.set(Outside(dict(store._params), dict(store._constraints), bool(checks) or not __debug__))
     try:
         yield
     finally:

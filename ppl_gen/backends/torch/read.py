@@ -41,7 +41,7 @@ from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
 from ppl_gen.errors import ProgramError
 from ppl_gen.independence import Mixes, mixes_all
-from ppl_gen.outcomes import BY_DATA, told, united, widened
+from ppl_gen.outcomes import BY_DATA, PRINTED, told, united, widened
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.sums import is_summed
 
@@ -228,6 +228,7 @@ class _Traced:
         read_at: see `Tracker`.
         blind: see `Tracker`.
         by_data: see `Tracker`.
+        printed: see `Tracker`.
     """
 
     sites: dict[Term, Site] = field(default_factory=dict)
@@ -242,6 +243,7 @@ class _Traced:
     read_at: str | None = None
     blind: str | None = None
     by_data: bool = False
+    printed: str | None = None
 
     @property
     def latents(self) -> dict[str, Site]:
@@ -297,6 +299,7 @@ def _traced(
         traced.run = program.run(batch, observer=look, param=param)
     traced.told, traced.escapes, traced.noise = tracker.answers.told, tracker.escapes, tracker.noise
     traced.read_at, traced.blind, traced.by_data = tracker.read_at, tracker.blind, tracker.by_data
+    traced.printed = tracker.printed
     return traced
 
 
@@ -357,6 +360,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
     mixes |= frozenset(mix for mix in mixes_all(sites, latents) if mix[1] in after)
     eager = next((where for traced in paths.found for sources, where in traced.escapes if sources), None)
     by_data = any(traced.by_data for traced in paths.found)
+    printed = next((traced.printed for traced in paths.found if traced.printed), None)
     facts = Facts(
         named_alike(sites),
         tuple(program.params),
@@ -367,6 +371,7 @@ def _follow(program: Program, batch: Batch) -> Facts:
         notes=(
             *told(first.read_at, paths.runs, paths.unfinished),
             *([BY_DATA] if by_data and batch.scale != 1 else []),
+            *([PRINTED.format(printed)] if printed else []),
         ),
         by_data=by_data,
     )
