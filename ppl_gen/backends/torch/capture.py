@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -34,7 +36,7 @@ def capture(step: Step, inputs: list[Tensor]) -> torch.fx.GraphModule:
         CannotCapture: the step branches on a value, or leaves torch.
     """
     try:
-        with Statements() as statements, _Subscripts():
+        with Statements() as statements, _Subscripts(), tracing(TracingContext(FakeTensorMode())):
             graph = make_fx(step)(*inputs)
     except Exception as error:
         raise CannotCapture(f"{of_error(error, statements.name)}: {said(error)}") from error
