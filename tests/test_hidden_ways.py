@@ -16,6 +16,7 @@ import torch
 from pyro.distributions import transforms
 from scipy.stats import multivariate_normal
 
+import ppl_gen as pg
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Arm, DisArm, Enumerate, MeasureValued, Pathwise, Score
@@ -474,3 +475,43 @@ def test_a_value_of_no_probability_may_be_enumerated(objective: Any, backend: st
     q = 1 / (1 + np.exp(-0.5))
     gain = np.log(0.2 / 0.5) - (0.7**2 - 0.3**2) / 2 - np.log(q / (1 - q))
     np.testing.assert_allclose(draws["q"][0], [-q * (1 - q) * gain, q * (1 - q) * gain], rtol=1e-5)
+
+
+COUNT = 0
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, x: Any) -> None:
+        global COUNT
+        COUNT, self.count = COUNT + 1, self.count + 1
+        prior(x)
+
+
+def counting() -> Any:
+    count = 0
+
+    def model(x: Any) -> None:
+        nonlocal count
+        count += 1
+        prior(x)
+
+    return model
+
+
+def prior(x: Any) -> None:
+    pg.sample("x", pg.dist.Normal(pg.sample("z", pg.dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+
+@pytest.mark.parametrize(("make", "names"), [(Counting, ("Counting.count", "COUNT")), (counting, ("count",))])
+def test_a_program_that_counts_its_runs_is_said(make: Any, names: tuple[str, ...], backend: str) -> None:
+    def guide(x: Any) -> None:
+        pg.sample("z", pg.dist.Normal(pg.param("m", pg.xp.zeros(())), 1.0))
+
+    x: Any = np.float32(0.7)
+    plan = infer.plan(make(), guide, (x,), backend=backend)
+    for name in names:
+        assert any(f"changes {name} from run to run" in note for note in plan.notes)
+    assert not any("from run to run" in note for note in infer.plan(prior, guide, (x,), backend=backend).notes)

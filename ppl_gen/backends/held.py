@@ -45,8 +45,28 @@ def as_they_were(*programs: Any) -> Iterator[None]:
             _refill(container, contents)
 
 
+def numbers(*programs: Any) -> dict[str, float]:
+    """The plain numbers that programs keep in their objects, closures and globals, by name: what a run may count in."""
+    named: dict[str, Any] = {}
+    for thing in _reached(programs):
+        own = [] if isinstance(thing, CALLED) else vars(thing).items()
+        named |= {f"{type(thing).__name__}.{name}": value for name, value in own}
+        for function in (thing, *vars(type(thing)).values()):  # methods too
+            if isinstance(function, FunctionType):
+                code, known = function.__code__, function.__globals__
+                cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+                named |= {name: _content(cell) for name, cell in cells}
+                named |= {name: known[name] for name in code.co_names if name in known}
+    return {name: value for name, value in named.items() if type(value) in (int, float)}
+
+
 def _objects(programs: tuple[Any, ...]) -> list[Any]:
     """Every object of a class that is no library's function or data, inside of programs."""
+    return [thing for thing in _reached(programs) if not isinstance(thing, CALLED)]
+
+
+def _reached(programs: tuple[Any, ...]) -> list[Any]:
+    """The same, and every function on the way."""
     found: list[Any] = []
 
     def go(thing: Any) -> None:
@@ -73,7 +93,7 @@ def _objects(programs: tuple[Any, ...]) -> list[Any]:
 
     for program in programs:
         go(program)
-    return [thing for thing in found if not isinstance(thing, CALLED)]
+    return found
 
 
 def _is_callable_object(thing: Any) -> bool:

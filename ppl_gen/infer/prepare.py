@@ -13,6 +13,7 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.backends.dreams import check_dreams
+from ppl_gen.backends.held import numbers
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.infer.again import check_host
@@ -112,7 +113,7 @@ def prepare(
     """
     if num_particles < 1:
         raise ValueError(f"num_particles: expected 1 or more; got {num_particles}.")
-    program = backend.Program(model, guide, seed=seed, device=device)
+    program, before = backend.Program(model, guide, seed=seed, device=device), numbers(model, guide)
     program.row_plates = row_plates
     with backends.tripwire(backend.name), program.session(seed):
         try:
@@ -130,10 +131,20 @@ def prepare(
             raise _not_finite(bad) from error
         if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
             raise _not_finite(bad)
+        facts = replace(facts, notes=(*facts.notes, *_said_of_counters(before, numbers(model, guide))))
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(replace(facts, unsummed=unsummed), estimators, num_particles)
     check_host(backend, program, plan, batch, seed)
     return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def _said_of_counters(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    moved = [name for name, value in after.items() if before.get(name, value) != value]
+    return [
+        f"the program changes {name} from run to run: it was read as it is at first, and what it does with later values of that "
+        "was not looked at"
+        for name in moved
+    ]
 
 
 def _not_finite(bad: tuple[str, str]) -> ProgramError:
