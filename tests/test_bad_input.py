@@ -403,12 +403,12 @@ def test_nan_in_the_gradient_alone_stops_the_run(backend: str) -> None:
 
 def test_a_nested_tensor_is_refused_by_line() -> None:
     def program(x: Any) -> None:
-        w = pyro.sample("w", pd.Normal(torch.zeros(3), 1.0).to_event(1))
+        w = pyro.sample("w", pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))
         rows = torch.nested.as_nested_tensor([w[:1], w[1:]])
-        pyro.sample("x", pd.Normal(rows.to_padded_tensor(0.0), 1.0).to_event(2), obs=x)
+        pyro.sample("x", pyro.distributions.Normal(rows.to_padded_tensor(0.0), 1.0).to_event(2), obs=x)
 
     def proposal(x: Any) -> None:
-        pyro.sample("w", pd.Normal(pyro.param("m", torch.zeros(3)), 1.0).to_event(1))
+        pyro.sample("w", pyro.distributions.Normal(pyro.param("m", torch.zeros(3)), 1.0).to_event(1))
 
     with pytest.raises(ProgramError, match=r"test_bad_input.py:\d+: .*expected tensors with a shape; got a nested one"):
         infer.fit(program, proposal, torch.zeros(2, 2), steps=1, progress=False)

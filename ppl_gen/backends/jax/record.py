@@ -26,6 +26,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 Array = Any
+DRAWN = ("sample", "plate", "control_flow")
 Observer = Callable[[str, Any, dict[str, int]], None]
 
 
@@ -68,6 +69,8 @@ class Recorder(Messenger):
     def process_message(self, msg: Any) -> None:
         """Supply parameters, buffers and replayed values."""
         name = msg.get("name")
+        if msg["type"] in DRAWN and msg["value"] is None:  # anew in every run, whatever key the program brings along
+            msg["kwargs"]["rng_key"] = None
         if msg["type"] == "param":
             if msg["value"] is None:
                 msg["value"] = self.params.value(name)

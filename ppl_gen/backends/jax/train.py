@@ -77,8 +77,12 @@ def gradients(
 
 
 def tree_of(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Array]]:
-    """A two-level tree of NumPy arrays as JAX arrays."""
-    return {site: {n: jnp.asarray(v) for n, v in leaves.items()} for site, leaves in tree.items()}
+    """A two-level tree of NumPy arrays as JAX arrays, real ones of JAX's default type."""
+    real = jnp.result_type(float)
+    return {
+        site: {n: jnp.asarray(v, real if np.issubdtype(v.dtype, np.floating) else None) for n, v in leaves.items()}
+        for site, leaves in tree.items()
+    }
 
 
 def sample_gradients(
@@ -223,7 +227,7 @@ class Trainer:
             chunk = self._chunk(source, first + len(losses), min(count - len(losses), CHUNK), arrays, rows)
             self.values, found, good = self._loop(source, arrays, chunk)
             losses += found[:good].tolist()
-            if good < len(chunk):
+            if good < (len(chunk) if self.jitted else 1):  # un-jitted, the first alone was taken
                 self._blame(float(found[good]), source.build(arrays, chunk[good]), losses)
 
     def _chunk(self, source: Any, first: int, count: int, arrays: Any, rows: Any) -> list[Any]:
@@ -315,7 +319,7 @@ class Trainer:
         (of_params, of_weights), (loss, averages, buffers) = gradients(
             self.program, self.objective, self.plan, state, now, batch, batched=self.jitted
         )
-        buffers = like_before(buffers, state.buffers)
+        buffers, averages = like_before(buffers, state.buffers), _typed_as(averages, state.averages)
         updates, moments = self.transform.update(of_params, state.moments[0], state.params, value=loss)
         own_updates, own_moments = self.own.update(of_weights, state.moments[1], state.weights)
         finite = all_finite([loss, *of_params.values(), *jax.tree.leaves((of_weights, averages))])
@@ -404,6 +408,13 @@ def like_before(buffers: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
             )
     return {
         name: jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), buffers[name], before[name]) for name in before
+    }
+
+
+def _typed_as(averages: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimators' averages in the types that they began with."""
+    return {
+        site: {n: jnp.asarray(v, before[site][n].dtype) for n, v in leaves.items()} for site, leaves in averages.items()
     }
 
 
