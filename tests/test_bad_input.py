@@ -401,6 +401,7 @@ def test_nan_in_the_gradient_alone_stops_the_run(backend: str) -> None:
     last_good(caught.value, before=6)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor_is_refused_by_line() -> None:
     def program(x: Any) -> None:
         w = pyro.sample("w", pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))
@@ -412,3 +413,25 @@ def test_a_nested_tensor_is_refused_by_line() -> None:
 
     with pytest.raises(ProgramError, match=r"test_bad_input.py:\d+: .*expected tensors with a shape; got a nested one"):
         infer.fit(program, proposal, torch.zeros(2, 2), steps=1, progress=False)
+
+
+@pytest.mark.parametrize("what", ["mask", "scale"])
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_a_mask_or_scale_wider_than_its_site_is_refused(what: str, where: str) -> None:
+    """Its log density would count once for each element."""
+    wide = torch.tensor([1.0, 0.0, 1.0])
+
+    def around(program: Any) -> Any:
+        return pyro.poutine.mask(program, wide > 0) if what == "mask" else pyro.poutine.scale(program, wide + 1)
+
+    def program(x: Any) -> None:
+        m = pyro.sample("m", pyro.distributions.Normal(0.0, 1.0))
+        with pyro.plate("rows", 3):
+            pyro.sample("x", pyro.distributions.Normal(m, 1.0), obs=x)
+
+    def proposal(x: Any) -> None:
+        pyro.sample("m", pyro.distributions.Normal(pyro.param("l", torch.zeros(())), 1.0))
+
+    pair = (around(program), proposal) if where == "model" else (program, around(proposal))
+    with pytest.raises(ProgramError, match=rf"site 'm' \(Normal\): expected a {what} that fits .*; got one of shape \(3,\)"):
+        infer.plan(*pair, torch.zeros(3))

@@ -50,6 +50,19 @@ def check_plates(
             )
 
 
+def check_width(where: str, what: str, shape: Shape, batch: Shape) -> None:
+    """Raise where a mask or scale is wider than the site's batch: the site's density would count several times."""
+    try:
+        fits = np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ProgramError(
+            f"{where}: expected a {what} that fits the site's batch of shape {batch}; got one of shape {shape}, by which its log "
+            f"density would count several times. Put the {what} around the sites that it is meant for."
+        )
+
+
 def check_array(where: str, value: object) -> None:
     """Raise where what is observed is a list or a tuple: neither library takes a density of it."""
     if isinstance(value, list | tuple):

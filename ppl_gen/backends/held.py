@@ -24,7 +24,7 @@ def held(thing: Any, leaves: type | tuple[type, ...], seen: set[int] | None = No
     if id(thing) in seen or isinstance(thing, type | ModuleType | leaves):
         return
     seen.add(id(thing))
-    parts = _parts(thing)
+    parts = parts_of(thing)
     if isinstance(thing, CALLED):
         yield from parts
     for part in parts:
@@ -74,7 +74,7 @@ def _reached(programs: tuple[Any, ...]) -> list[Any]:
             return
         if isinstance(thing, CALLED):
             found.append(thing)
-            for part in _parts(thing):
+            for part in parts_of(thing):
                 if isinstance(part, CALLED) or _is_callable_object(part):
                     go(part)
         elif _is_callable_object(thing):
@@ -114,7 +114,8 @@ def _refill(container: Any, contents: Any) -> None:
     container.extend(contents) if isinstance(container, list) else container.update(contents)
 
 
-def _parts(thing: Any) -> list[Any]:
+def parts_of(thing: Any) -> list[Any]:
+    """What stands in a function, a container or an object."""
     if isinstance(thing, functools.partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
     if isinstance(thing, MethodType):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ppl_gen.estimators.base import Estimator
 from ppl_gen.program import Facts, Site
 
+# Where a way ends although the function may be smooth.
+CUTS = frozenset(("detach", "detach_", "item", "tolist", "numpy", "stop_gradient", "no gradient", "threading"))
+
 
 class Pathwise(Estimator):
     """The gradient passes through the value itself, implicit reparametrization (gamma, beta, Dirichlet) included.
@@ -46,4 +49,8 @@ class Pathwise(Estimator):
         if site.is_point and not site.learns:
             return None  # whatever its value decides is decided by the choices before it
         jump = None if self.trusted else facts.jump(site.name)
-        return f"the cost jumps with its value at {jump}" if jump else None
+        if jump is None:
+            return None
+        if jump.rsplit(": ", 1)[-1].rsplit(".", 1)[-1] in CUTS:
+            return f"no gradient passes from its value to the cost at {jump}"
+        return f"the cost jumps with its value at {jump}"

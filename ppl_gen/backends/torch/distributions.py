@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.distributions import Independent, biject_to, constraints
 from torch.distributions.utils import lazy_property
 
-from ppl_gen.backends.held import held
+from ppl_gen.backends.held import CALLED, held, parts_of
 
+LIBRARIES = ("torch", "pyro", "ppl_gen", "builtins", "collections", "weakref", "functools")
 MOST_NUMBERS = 10**6  # in a list of all values of a finite support
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -72,6 +74,28 @@ def _parts(thing: Any, seen: set[int]) -> Iterator[Any]:
         yield thing
         for value in list(vars(thing).values()):
             yield from _parts(value, seen)
+
+
+def is_users(distribution: Any) -> bool:
+    """Whether a class, network or function that is neither torch's nor Pyro's has a part in how it draws."""
+    return any(home.partition(".")[0] not in LIBRARIES for home in _homes(distribution, set()))
+
+
+def _homes(thing: Any, seen: set[int]) -> Iterator[str]:
+    """The modules that the distributions, transforms, networks and functions inside something are from."""
+    if isinstance(thing, (*_PLAIN, Tensor, type, constraints.Constraint)) or id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, dict | list | tuple):
+        for value in thing.values() if isinstance(thing, dict) else thing:
+            yield from _homes(value, seen)
+    elif isinstance(thing, CALLED):
+        yield from (thing.__module__,) if isinstance(thing, FunctionType) else ()
+        for value in parts_of(thing):
+            yield from _homes(value, seen)
+    elif hasattr(thing, "__dict__"):
+        yield type(thing).__module__
+        yield from _homes(vars(thing), seen)
 
 
 def unmasked(distribution: Any) -> Any:
@@ -290,7 +314,8 @@ def others(distribution: Any, value: Tensor) -> list[Tensor]:
     core = bare = unmasked(distribution)
     while isinstance(core, Independent):
         core = core.base_dist
-    draws = [bare.sample(), bare.sample()]
+    with torch.no_grad():  # Pyro itself draws by rsample where there is one, and a class may have that alone
+        draws = [bare.rsample() if bare.has_rsample else bare.sample() for _ in range(2)]
     if num_values(bare) and not core.event_shape:
         values = core.enumerate_support(expand=False).reshape(-1)
         index = (value.unsqueeze(-1) == values).to(torch.uint8).argmax(-1)

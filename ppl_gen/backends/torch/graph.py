@@ -218,6 +218,12 @@ class Tracker:
             self.noise = self._drawn if NOISE in found else self.noise
             return {source: path for source, path in found.items() if source != NOISE}
 
+    def passes(self, drawn: Tensor, *parts: object) -> bool:
+        """Whether a sampler, as it ran, leaves a differentiable way from all that reaches its distribution's parts."""
+        with torch._C.DisableTorchFunction():
+            ways, sources = self._of(drawn), merge(*map(self._of, _tensors(parts)))
+        return all(source in ways and ways[source].jump is None for source in sources if source != NOISE)
+
     @contextmanager
     def only_marks(self) -> Iterator[None]:
         """Inside, marks are followed, and nothing else is noted."""

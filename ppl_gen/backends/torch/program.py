@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyro
 import torch
+from pyro import poutine
+from pyro.infer.autoguide.effect import GuideMessenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.overrides import TorchFunctionMode
@@ -404,7 +406,7 @@ class Program:
         with language.on_rows(batch.rows), graph:
             if guide:
                 with Recorder(role="guide", fixed=fixed or {}, **common):
-                    self.guide(*batch.args, **batch.kwargs)
+                    _proposal(self.guide)(*batch.args, **batch.kwargs)
                 run.records.clear()
             replay = {**(fixed or {}), **run.values}
             with Recorder(role="model", fixed=replay, predictive=predictive, **common):
@@ -424,6 +426,13 @@ class Program:
         """A portable function of arrays under the trained parameters. Call inside a session."""
         with torch.no_grad(), Recorder(role="model", run=Run(), batch=Batch(), param=self._param):
             return function(*args)
+
+
+def _proposal(guide: Any) -> Any:
+    """The guide; one of Pyro's that runs the model beneath a handler, without what the model observes."""
+    if isinstance(guide, GuideMessenger):
+        return poutine.block(guide, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
+    return guide
 
 
 def _inside(name: str, constraint: Any, value: Tensor) -> Tensor:

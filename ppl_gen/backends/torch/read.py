@@ -24,6 +24,7 @@ from ppl_gen.backends.torch.distributions import (
     held_tensors,
     is_reparametrized,
     is_unchecked,
+    is_users,
     leaves_out_nan,
     named,
     num_values,
@@ -119,6 +120,7 @@ def _first_run(program: Program, batch: Batch, notes: list[str]) -> dict[Term, A
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in seen if r == role], msg["name"])
         seen[role, msg["name"]] = msg
+        _check_widths(where, msg)
         if not msg["is_observed"]:
             _check_support(where, msg["fn"])
         elif role == "model" and not is_bookkeeping(msg):
@@ -129,7 +131,8 @@ def _first_run(program: Program, batch: Batch, notes: list[str]) -> dict[Term, A
     except ValueError as error:
         if isinstance(error, ProgramError):
             raise
-        raise ProgramError(f"the program's first run: {error}") from error
+        advice = ' Give a plate the size of the batch, as len(x), or say plate("rows", size, len(x)).' * ("plate(" in str(error))
+        raise ProgramError(f"the program's first run: {error}.{advice}") from error
     return seen
 
 
@@ -178,6 +181,19 @@ def _again(program: Program, batch: Batch, facts: Facts) -> None:
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
     found.append((role, msg["name"]))
+
+
+def _check_widths(where: str, msg: Any) -> None:
+    """The masks and scales that handlers put around a site."""
+    fn, value = msg["fn"], msg["value"]
+    own = value.shape[: value.dim() - len(fn.event_shape)] if isinstance(value, Tensor) else ()
+    try:
+        batch = torch.broadcast_shapes(fn.batch_shape, own)
+    except RuntimeError:  # which has a check of its own
+        return
+    for what in ("mask", "scale"):
+        if isinstance(msg[what], Tensor):
+            checks.check_width(where, what, tuple(msg[what].shape), tuple(batch))
 
 
 def _check_support(where: str, fn: Any) -> None:
@@ -418,7 +434,10 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         inside.append(msg["value"])
     if tracker.reach(*behind):  # what the functions do with them shows in the density
         with untouched(fn):
-            inside.append(log_density({**msg, "value": msg["value"].detach()}))
+            try:
+                inside.append(log_density({**msg, "value": msg["value"].detach()}))
+            except KeyError:  # a flow without an inverse knows only the very tensor that it made
+                inside.append(log_density(msg))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
@@ -433,7 +452,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
-        reparametrized=is_reparametrized(fn),
+        reparametrized=is_reparametrized(fn) and _is_followed(msg, tracker),
         plates=plates,
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
@@ -444,6 +463,14 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         declared="has_rsample" in vars(unmasked(fn)) or "has_rsample" in msg["infer"],
     )
     return site.settled()
+
+
+def _is_followed(msg: Any, tracker: Tracker) -> bool:
+    """Whether a sampler passes the gradient: the libraries' are trusted, a user's is looked at."""
+    fn, value = msg["fn"], msg["value"]
+    if msg["is_observed"] or not isinstance(value, Tensor) or not is_users(fn):
+        return True
+    return tracker.passes(value, *tensors(fn), *held_tensors(fn))
 
 
 def _scaled(msg: Any) -> bool:
