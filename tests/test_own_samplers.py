@@ -179,6 +179,68 @@ def test_a_smooth_sampler_stays_pathwise(kind: str) -> None:
     assert isinstance(infer.plan(model, guide, X)["v"].estimator, Pathwise)
 
 
+class Floored(Shifted):
+    """A likelihood whose density jumps with its location."""
+
+    has_rsample = False
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return dist.Normal(torch.floor(self.loc), 1.0).log_prob(value)
+
+
+class Squared(Floored):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return dist.Normal(self.loc**2, 1.0).log_prob(value)
+
+
+class Detached(Floored):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return dist.Normal(self.loc.detach() ** 2, 1.0).log_prob(value)
+
+
+class Tilted(dist.Normal):
+    """A prior whose density jumps with the value."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) - 1.5 * (value > 0.3)
+
+
+Likelihood = Callable[[Tensor], Any]
+DENSITIES: dict[str, tuple[Any, Likelihood, type]] = {
+    "smooth": (dist.Normal(0.0, 1.0), Squared, Pathwise),
+    "a location that jumps": (dist.Normal(0.0, 1.0), Floored, Score),
+    "a location that is cut off": (dist.Normal(0.0, 1.0), Detached, Score),
+    "a prior that jumps": (Tilted(0.0, 1.0), Squared, Score),
+}
+
+
+@pytest.mark.parametrize("kind", DENSITIES)
+def test_a_density_of_the_users_own_is_followed(kind: str) -> None:
+    prior, likelihood, expected = DENSITIES[kind]
+
+    def model(x: Tensor) -> None:
+        pyro.sample("x", likelihood(1.0 * pyro.sample("v", prior)), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("v", dist.Normal(pyro.param("t", torch.tensor(START)), 1.0))
+
+    assert isinstance(infer.plan(model, guide, X)["v"].estimator, expected)
+    t = torch.tensor(START, dtype=torch.float64, requires_grad=True)
+    log_q = dist.Normal(t, 1.0).log_prob(GRID)
+    cost = log_q - prior.log_prob(GRID) - likelihood(GRID).log_prob(X.double())
+    (truth,) = torch.autograd.grad(torch.trapezoid(log_q.exp() * cost, GRID), t)
+    drawn = infer.gradient(model, guide, X, num_samples=4000)["t"]
+    assert abs(drawn.mean() - float(truth)) < 5 * drawn.std() / np.sqrt(len(drawn))
+
+
+def test_a_parameter_that_reaches_a_density_by_a_jump_alone_is_refused() -> None:
+    def model(x: Tensor) -> None:
+        pyro.sample("x", Floored(pyro.param("t", torch.tensor(START))), obs=x)
+
+    with pytest.raises(ProgramError, match="'t'"):
+        infer.fit(model, None, X, **QUICK)
+
+
 class Net(nn.Module):
     def __init__(self, before: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

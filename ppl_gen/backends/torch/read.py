@@ -308,6 +308,8 @@ def _traced(
                 if ends_inside(msg["fn"]):
                     there = Path(f"the density of site '{site.name}' ({site.distribution})")
                     sites[site.term] = replace(site, reach=merge(site.reach, {site.name: there}))
+            if not is_bookkeeping(msg) and is_users(msg["fn"]):
+                sites[site.term] = _with_density(sites[site.term], msg, tracker)
             if plates:
                 found = tracker.words.strays(_weighed_density(msg, tracker), plates)
                 traced.strays |= {(key, site.term, plate) for key, plate in found}
@@ -463,6 +465,17 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         declared="has_rsample" in vars(unmasked(fn)) or "has_rsample" in msg["infer"],
     )
     return site.settled()
+
+
+def _with_density(site: Site, msg: Any, tracker: Tracker) -> Site:
+    """The site with the ways into its log density, which is no library's, in place of those into its parts."""
+    fn = msg["fn"]
+    for name, constraint in fn.arg_constraints.items():
+        value = getattr(fn, name, None)
+        if isinstance(value, Tensor):
+            tracker.ranges.narrow(value, of_support(constraint))
+    with untouched(fn):
+        return replace(site, reach={**site.reach, **tracker.reach(log_density(msg))})
 
 
 def _is_followed(msg: Any, tracker: Tracker) -> bool:
