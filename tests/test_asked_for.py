@@ -277,7 +277,7 @@ class Square(torch.autograd.Function):
         return z.detach() ** 2
 
     @staticmethod
-    def backward(ctx: Any, slope: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, slope: Any) -> Any:
         return 2 * ctx.saved_tensors[0] * slope
 
 

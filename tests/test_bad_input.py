@@ -419,7 +419,7 @@ def test_a_nested_tensor_is_refused_by_line() -> None:
 @pytest.mark.parametrize("where", ["model", "guide"])
 def test_a_mask_or_scale_wider_than_its_site_is_refused(what: str, where: str) -> None:
     """Its log density would count once for each element."""
-    wide = torch.tensor([1.0, 0.0, 1.0])
+    wide: Any = torch.tensor([1.0, 0.0, 1.0])
 
     def around(program: Any) -> Any:
         return pyro.poutine.mask(program, wide > 0) if what == "mask" else pyro.poutine.scale(program, wide + 1)
@@ -432,6 +432,8 @@ def test_a_mask_or_scale_wider_than_its_site_is_refused(what: str, where: str) -
     def proposal(x: Any) -> None:
         pyro.sample("m", pyro.distributions.Normal(pyro.param("l", torch.zeros(())), 1.0))
 
-    pair = (around(program), proposal) if where == "model" else (program, around(proposal))
-    with pytest.raises(ProgramError, match=rf"site 'm' \(Normal\): expected a {what} that fits .*; got one of shape \(3,\)"):
-        infer.plan(*pair, torch.zeros(3))
+    model, guide = (around(program), proposal) if where == "model" else (program, around(proposal))
+    with pytest.raises(
+        ProgramError, match=rf"site 'm' \(Normal\): expected a {what} that fits .*; got one of shape \(3,\)"
+    ):
+        infer.plan(model, guide, torch.zeros(3))

@@ -447,7 +447,8 @@ def test_cond_is_opaque_and_works_afterwards():
     def program(z):
         return torch.cond(z.sum() > 0, lambda a: a * 2, lambda a: a + 1, (z,))
 
-    with pyro.settings.context(validate_distributions_torch=True):  # torch's compiler, once at work, switches checks off
+    # torch's compiler, once at work, switches checks off
+    with pyro.settings.context(validate_distributions_torch=True):
         assert follow(program)[0] == {"z!"}
         assert torch.equal(program(torch.ones(3)), 2 * torch.ones(3))
 

@@ -42,23 +42,23 @@ class Shifted(dist.TorchDistribution):
     def noise(self, shape: Any) -> Tensor:
         return torch.randn(shape)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.loc + self.noise(sample_shape + self.loc.shape)
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.loc + self.noise(torch.Size(sample_shape) + self.loc.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return dist.Normal(self.loc, 1.0).log_prob(value)
 
 
 class Cut(Shifted):
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return super().rsample(sample_shape).detach()
 
 
 class Mixed(Shifted):
     """Two components, taken by a comparison."""
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = sample_shape + self.loc.shape
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.loc.shape
         return torch.randn(shape) + 2 * (torch.rand(shape) < torch.sigmoid(self.loc)).float()
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -70,9 +70,9 @@ class Mixed(Shifted):
 class Truncated(dist.Normal):
     """To the positive, by rejection."""
 
-    support = constraints.positive
+    support: Any = constraints.positive
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         out = super().rsample(sample_shape)
         for _ in range(40):
             out = torch.where(out > 0, out, super().rsample(sample_shape))

@@ -257,7 +257,8 @@ def _inside(name: str, constraint: Any, value: Array) -> Array:
     Raises:
         ProgramError: it does not satisfy the constraint.
     """
-    if constraint is constraints.simplex and bool(np.all((known := np.asarray(value)) > 0) and np.isfinite(known).all()):
+    known = np.asarray(value)  # in NumPy: JAX would compile each comparison
+    if constraint is constraints.simplex and (known > 0).all() and np.isfinite(known).all():
         return value / value.sum(-1, keepdims=True)
     fits = satisfies(constraint, value)
     if not fits.all():

@@ -146,12 +146,13 @@ def side_by_side(run: Callable[[], tuple[Tensor, ...]], count: int) -> list[Tens
             return run()
 
     # torch warns, to stderr, of each operation that it takes one by one
-    told = torch._C._debug_only_are_vmap_fallback_warnings_enabled()
-    torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+    core: Any = torch._C
+    told = core._debug_only_are_vmap_fallback_warnings_enabled()
+    core._functorch._set_vmap_fallback_warning_enabled(False)
     try:
         found: tuple[Tensor, ...] = torch.func.vmap(lane, randomness="different")(torch.zeros(count))
     finally:
-        torch._C._functorch._set_vmap_fallback_warning_enabled(told)
+        core._functorch._set_vmap_fallback_warning_enabled(told)
     return list(found)
 
 

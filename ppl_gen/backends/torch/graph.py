@@ -45,8 +45,8 @@ from ppl_gen.backends.torch.paths import Answers
 from ppl_gen.backends.torch.pieces import Pieces
 from ppl_gen.backends.torch.ranges import UNKNOWN, Ranges, hull, numbers
 from ppl_gen.backends.torch.threads import Threads
-from ppl_gen.errors import ProgramError
 from ppl_gen.backends.torch.words import Words
+from ppl_gen.errors import ProgramError
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
 
 Reach = dict[str, Path]

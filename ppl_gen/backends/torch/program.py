@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.effect import GuideMessenger
+from pyro.poutine.guide import GuideMessenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.overrides import TorchFunctionMode

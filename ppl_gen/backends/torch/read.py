@@ -131,8 +131,9 @@ def _first_run(program: Program, batch: Batch, notes: list[str]) -> dict[Term, A
     except ValueError as error:
         if isinstance(error, ProgramError):
             raise
-        advice = ' Give a plate the size of the batch, as len(x), or say plate("rows", size, len(x)).' * ("plate(" in str(error))
-        raise ProgramError(f"the program's first run: {error}.{advice}") from error
+        advice = ' Give a plate the size of the batch, as len(x), or say plate("rows", size, len(x)).'
+        told = f"{error}.{advice}" if "plate(" in str(error) else str(error)
+        raise ProgramError(f"the program's first run: {told}") from error
     return seen
 
 

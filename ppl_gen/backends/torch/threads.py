@@ -26,7 +26,7 @@ class Threads:
         return self
 
     def __exit__(self, *error: object) -> None:
-        threading.setprofile(self._before)  # type: ignore[arg-type]
+        threading.setprofile(self._before)
 
     def _begins(self, frame: FrameType, event: str, argument: Any) -> None:
         self.started = True
