@@ -515,3 +515,22 @@ def test_a_program_that_counts_its_runs_is_said(make: Any, names: tuple[str, ...
     for name in names:
         assert any(f"changes {name} from run to run" in note for note in plan.notes)
     assert not any("from run to run" in note for note in infer.plan(prior, guide, (x,), backend=backend).notes)
+
+
+@pytest.mark.parametrize("seed", [lambda: torch.manual_seed(3), lambda: pyro.set_rng_seed(0)])
+@pytest.mark.parametrize("where", ["guide", "model"])
+def test_a_program_that_seeds_itself_is_refused(seed: Any, where: str) -> None:
+    """It would draw the same at every step."""
+
+    def model(x: Any) -> None:
+        if where == "model":
+            seed()
+        pyro.sample("x", pd.Normal(pyro.sample("z", pd.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x: Any) -> None:
+        if where == "guide":
+            seed()
+        pyro.sample("z", pd.Normal(pyro.param("m", torch.zeros(())), 1.0))
+
+    with pytest.raises(ProgramError, match="site 'z': expected draws that differ from run to run"):
+        infer.plan(model, guide, torch.tensor(0.7))

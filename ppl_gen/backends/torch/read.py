@@ -60,9 +60,10 @@ def read(program: Program, batch: Batch) -> Facts:
     with program.discovering(), validation(True):
         notes = list[str]()
         met = program.first(lambda: _first_run(program, batch, notes))
+        ended = torch.random.get_rng_state()
     program.open = False
     facts = labelled(_follow(program, batch), labels(met))
-    _again(program, batch, facts)
+    _again(program, batch, facts, ended)
     program.forget_runs()
     torch.random.set_rng_state(state)
     return replace(facts, notes=(*notes, *_said_of_loops(program), *facts.notes))
@@ -171,13 +172,25 @@ def _said_of_loops(program: Program) -> list[str]:
     ]
 
 
-def _again(program: Program, batch: Batch, facts: Facts) -> None:
-    """One more run, or a few: the sites must be the same ones, whatever is drawn."""
+def _again(program: Program, batch: Batch, facts: Facts, ended: Tensor) -> None:
+    """One more run, or a few: the sites must be the same ones, whatever is drawn, and what is drawn is to differ.
+
+    `ended`: torch's random state after the first run, which began with another one.
+    """
     with program.discovering(), torch.no_grad():
         for _ in range(MORE_RUNS if facts.eager else 1):
             found: list[Term] = []
+            torch.rand(())  # this run, too, begins with a state of its own
+            begun = torch.random.get_rng_state()
             program.run(batch, observer=partial(_note, found))
             checks.check_same(facts.sites, found)
+            now = torch.random.get_rng_state()
+            if torch.equal(now, ended) and not torch.equal(now, begun) and facts.latents():
+                names = ", ".join(f"'{site.name}'" for site in facts.latents())
+                raise ProgramError(
+                    f"site {names}: expected draws that differ from run to run; got a program that sets torch's random state itself, "
+                    "so that every step would draw the same. Seed before the fit, or by its seed."
+                )
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
