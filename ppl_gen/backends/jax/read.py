@@ -211,6 +211,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         num_features=_num_features(fn),
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
         declared="has_rsample" in msg["infer"],
+        flow=msg["flow"],
     )
     return site.settled()
 
