@@ -118,6 +118,8 @@ class Site:
         marked: whether the program asks for the site to be enumerated.
         declared: a guide's factor: whether the program says that it goes with draws of the guide's (``has_rsample``).
         computed: whether it is observed in name only: a point mass on what the program computed, of no log density.
+        rough: why its sampler, which says that it is reparametrized, is not differentiated; None where that is no matter.
+        flow: the control flow ("scan") that draws its values, where they can be neither held nor tried; None outside of any.
     """
 
     name: str
@@ -140,6 +142,8 @@ class Site:
     marked: bool = False
     declared: bool = False
     computed: bool = False
+    rough: str | None = None
+    flow: str | None = None
 
     @property
     def learns(self) -> bool:

@@ -433,6 +433,22 @@ UNLIMITED = {
 }
 
 
+GUARDED = {
+    "isnan": lambda z, f: jnp.where(jnp.isnan(f(z)), 0.0, 1.0) * z,
+    "unequal to itself": lambda z, f: (lambda y: jnp.where(y != y, 0.0, z))(f(z)),
+    "isfinite": lambda z, f: jnp.where(jnp.isfinite(f(z)), z, 0.0),
+    "isinf": lambda z, f: jnp.where(jnp.isinf(f(z)), 0.0, z),
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_asking_whether_a_value_is_a_number_is_no_step_where_it_is_one(name: str) -> None:
+    assert paths(lambda z: GUARDED[name](z, jnp.sin), V) == [{"a": Path()}]
+    for beyond in (jnp.log, jnp.sqrt, lambda z: 1 / z, lambda z: jnp.linalg.cholesky(jnp.eye(3) * z)[0]):
+        assert leaps(lambda z, f=beyond: GUARDED[name](z, f), V)
+    assert leaps(lambda z: jnp.where(z != z[::-1], 0.0, z), V)
+
+
 def special_solve(matrix: Any, right: Any) -> Any:
     """A system whose triangular matrix has a positive diagonal."""
     return jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(matrix), right, lower=True)

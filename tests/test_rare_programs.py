@@ -169,8 +169,8 @@ def test_discrete_latents_drawn_by_numpyros_scan_or_cond_are_refused() -> None:
 
         scan(body, jnp.array(0.0), x)
 
-    with pytest.raises(ProgramError, match=r"site 'z' \(Bernoulli.*Python loop"):
-        infer.gradient(model, steps, SERIES, backend="jax")
+    with pytest.raises(ProgramError, match=r"site 'z' \(Bernoulli.*values are discrete.*drawn inside scan.*Python loop"):
+        infer.plan(model, steps, SERIES, backend="jax")
 
     def branches(x: Any) -> None:
         def draw(loc: Any) -> Any:
@@ -184,6 +184,38 @@ def test_discrete_latents_drawn_by_numpyros_scan_or_cond_are_refused() -> None:
 
     with pytest.raises(ProgramError, match=r"site 'z' \(Normal\).*cond"):
         infer.gradient(branches, guide, SERIES, backend="jax")
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_the_plan_refuses_a_latent_inside_scan_whose_cost_jumps(smooth: bool) -> None:
+    """Pathwise would be wrong, and no other estimator can hold a value there."""
+
+    def model(x: Any) -> None:
+        def body(carry: Any, xt: Any) -> Any:
+            z = numpyro.sample("z", numpyro.distributions.Normal(0.7 * carry, 0.8))
+            side = jnp.tanh(z) if smooth else jnp.where(z > 0, z, 0.3 - z)
+            numpyro.sample("x", numpyro.distributions.Normal(side, 0.5), obs=xt)
+            return z, None
+
+        scan(body, jnp.array(0.0), x)
+
+    def guide(x: Any) -> None:
+        def body(carry: Any, loc: Any) -> Any:
+            z = numpyro.sample("z", numpyro.distributions.Normal(loc + 0.3 * carry, 0.7))
+            return z, None
+
+        scan(body, jnp.array(0.0), numpyro.param("loc", jnp.zeros(len(x))))
+
+    if smooth:
+        asked = {"*": Score()}  # wherever it is right
+        assert isinstance(infer.plan(model, guide, SERIES, backend="jax", estimators=asked)["z"].estimator, Pathwise)
+        with pytest.raises(ProgramError, match=r"got Score\(.*drawn inside scan"):
+            infer.plan(model, guide, SERIES, backend="jax", estimators={"z": Score()})
+        return
+    words = r"site 'z' \(Normal\).*jumps with its value at test_rare_programs.py:\d+: gt.*inside scan.*Python loop or smooth the"
+    for verb in (infer.plan, infer.gradient, infer.fit):
+        with pytest.raises(ProgramError, match=words):
+            verb(model, guide, SERIES, backend="jax")
 
 
 def test_a_parameter_that_moves_a_step_together_with_a_latent_is_said(backend: str) -> None:

@@ -208,11 +208,18 @@ def refuse_own_noise(facts: Facts) -> str | None:
     )
 
 
+def refuse_flow(site: Site) -> str | None:
+    """Why no estimator but the pathwise one can be had: a loop of the library's draws the values."""
+    return f"its values are drawn inside {site.flow}, where they can be neither held nor tried" if site.flow else None
+
+
 def refuse_moving_support(site: Site) -> str | None:
     """The score function is wrong where the boundary of the support moves with what is learned.
 
     A latent may move it: none that does is pathwise (see `Facts.jump`), so it stands still under the derivative.
     """
+    if site.flow:
+        return refuse_flow(site)
     movers = ", ".join(sorted(m.removeprefix(PARAM) for m in site.moving if m.startswith(PARAM)))
     if movers:
         return f"its support moves with {movers}, where the score function is wrong"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators.base import Estimator
+from ppl_gen.estimators.base import Estimator, refuse_flow
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.leave_one_out import LeaveOneOut
 from ppl_gen.estimators.pathwise import Pathwise
@@ -26,7 +26,7 @@ def choose(site: Site, facts: Facts, num_particles: int, asked: Estimator | None
     if asked is not None:
         return _checked(asked, site, facts, num_particles), "as asked"
     if site.marked:
-        against = Enumerate().refusal(site, facts, num_particles)
+        against = refuse(Enumerate(), site, facts, num_particles)
         if against is None:
             return Enumerate(), "marked for enumeration in the program"
     smooth = Pathwise()
@@ -38,11 +38,18 @@ def choose(site: Site, facts: Facts, num_particles: int, asked: Estimator | None
     score: Estimator = LeaveOneOut() if num_particles > 1 else Score()
     against = score.refusal(site, facts, num_particles)
     if against is not None:
+        advice = f"Write the steps of {site.flow} as a Python loop" if site.flow else "Reparametrize the site"
         raise ProgramError(
             f"site '{site.name}' ({site.distribution}): expected an estimator that is right here; got none: not Pathwise, as "
-            f"{why_not}; not {type(score).__name__}, as {against}. Reparametrize the site or smooth the cost."
+            f"{why_not}; not {type(score).__name__}, as {against}. {advice} or smooth the cost."
         )
     return score, why_not
+
+
+def refuse(estimator: Estimator, site: Site, facts: Facts, num_particles: int) -> str | None:
+    """Why an estimator would be wrong for a site, or cannot be had there; None where it is right."""
+    flow = None if isinstance(estimator, Pathwise) else refuse_flow(site)
+    return flow or estimator.refusal(site, facts, num_particles)
 
 
 def _checked(asked: Estimator, site: Site, facts: Facts, num_particles: int) -> Estimator:
@@ -51,7 +58,7 @@ def _checked(asked: Estimator, site: Site, facts: Facts, num_particles: int) -> 
             f"estimators['{site.name}']: expected an estimator instance such as Score(); got {asked!r}. "
             "Pass an instance from ppl_gen.estimators."
         )
-    refusal = asked.refusal(site, facts, num_particles)
+    refusal = refuse(asked, site, facts, num_particles)
     if refusal is not None:
         raise ProgramError(
             f"site '{site.name}' ({site.distribution}): expected an estimator that is right here; got {asked!r}, but {refusal}. "

@@ -16,8 +16,8 @@ class Pathwise(Estimator):
     derivative that the program declares itself (``torch.autograd.Function``, ``jax.custom_vjp``) proves nothing.
 
     Args:
-        trusted: True takes the user's word for it: the cost is continuous in the site's value, and the derivatives that the
-            program declares are right.
+        trusted: True takes the user's word for it: the cost is continuous in the site's value, a sampler of the user's own
+            in its parameters, and the derivatives that the program declares are right.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014; Figurnov et al. 2018; book eq. 20.55-20.57.
 
@@ -44,8 +44,8 @@ class Pathwise(Estimator):
         """See `Estimator.refusal`."""
         if site.support != "real":
             return "its values are discrete, so no gradient passes through them"
-        if not site.reparametrized:
-            return f"{site.distribution} has no reparametrized sampler"
+        if not site.reparametrized and not (site.rough and self.trusted):
+            return site.rough or f"{site.distribution} has no reparametrized sampler"
         if site.is_point and not site.learns:
             return None  # whatever its value decides is decided by the choices before it
         jump = None if self.trusted else facts.jump(site.name)

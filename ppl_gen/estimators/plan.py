@@ -8,7 +8,7 @@ from typing import Any
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
-from ppl_gen.estimators.choose import choose
+from ppl_gen.estimators.choose import choose, refuse
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.likelihood import describe_masks, lone_masks, refuse_likelihood, unlearned
 from ppl_gen.expectations import Enumeration, enumeration
@@ -163,7 +163,7 @@ def make_plan(facts: Facts, estimators: Mapping[str, Estimator] | None = None, n
         wanted = asked.get(site.name)
         if wanted is None and "*" in asked:
             wanted = asked["*"]
-            if wanted.refusal(site, facts, num_particles) is not None:
+            if refuse(wanted, site, facts, num_particles) is not None:
                 wanted = None  # "*" means: wherever it is right
         estimator, reason = choose(site, facts, num_particles, wanted)
         rows[site.name] = Row(
@@ -262,7 +262,7 @@ def _describe_marks(facts: Facts, rows: Mapping[str, Row]) -> list[str]:
         if not site.marked or site.observed or row is None or isinstance(row.estimator, Enumerate):
             continue
         if site.role == "guide":
-            why = Enumerate().refusal(site, facts, 1) or f"{row.estimator!r} is asked for"
+            why = refuse(Enumerate(), site, facts, 1) or f"{row.estimator!r} is asked for"
         elif facts.sites["guide", site.name].marked:
             continue
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal
@@ -31,14 +32,14 @@ def is_mutable(atom: Any) -> bool:
     return hasattr(atom.aval, "inner_aval")
 
 
-def part(closed_jaxpr: ClosedJaxpr, first: int, last: int) -> ClosedJaxpr:
-    """The program that has only these of the outputs, without what they do not need."""
+def part(closed_jaxpr: ClosedJaxpr, first: int, last: int, stop: Collection[Any] = ()) -> ClosedJaxpr:
+    """The program that has only these of the outputs, without what they do not need; what makes a variable in `stop` is left out."""
     jaxpr = closed_jaxpr.jaxpr
     outvars = jaxpr.outvars[first:last]
     needed = {atom for atom in outvars if not isinstance(atom, Literal)}
     kept = []
     for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+        if eqn.effects or not needed.isdisjoint(set(eqn.outvars).difference(stop)):
             needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
             kept.append(eqn)
     debug = jaxpr.debug_info._replace(result_paths=None)

@@ -325,6 +325,8 @@ def _rule(eqn: JaxprEqn) -> Callable[[JaxprEqn, list[Known], Scope], list[Reach]
         return _select
     if name == "mul":
         return _product
+    if name == "is_finite" or (name in COMPARED and _asks_if_number(*eqn.invars)):
+        return _of_a_number
     if name in ("gt", "ge", "lt", "le"):
         return _comparison
     if name == "gather":
@@ -377,6 +379,21 @@ def poled(reach: Reach, where: str) -> Reach:
 def _comparison(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
     """A comparison, which is none where the bounds have decided it."""
     return [{}] if ranges.decided(eqn, [own.bounds for own in ins]) is not None else _opaque(eqn, ins, scope)
+
+
+COMPARED = frozenset("eq ne gt ge lt le".split())
+
+
+def _asks_if_number(first: Any, second: Any) -> bool:
+    """Whether a comparison is of a value with itself, or with infinity."""
+    return first is second or (isinstance(second, Literal) and bool(np.all(np.isinf(second.val))))
+
+
+def _of_a_number(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
+    """Whether a value is a finite number: it is, but where it passed a pole or may have left a domain."""
+    own = ins[0]
+    loose = {s: path for s, path in own.reach.items() if path.jump or s in own.doubt}
+    return [blocked(loose, scope.where(eqn, ins))]
 
 
 def _gather(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:

@@ -31,6 +31,7 @@ from ppl_gen.backends.jax.distributions import (
 from ppl_gen.backends.jax.graph import Known, follow
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
 from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
 from ppl_gen.backends.jax.words import find_mixes
@@ -210,6 +211,7 @@ def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
         num_features=_num_features(fn),
         marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
         declared="has_rsample" in msg["infer"],
+        flow=msg["flow"],
     )
     return site.settled()
 
@@ -287,6 +289,7 @@ def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
     found: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
     edges: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
     outputs = follow(traced.facts, inputs, traced.trusted)
+    rough = _rough(sites, traced, inputs, outputs)
     for place, ((term, edge), output) in enumerate(zip(traced.layout, outputs, strict=False)):
         reach = output.reach
         if place in traced.behind:
@@ -295,7 +298,28 @@ def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
     for name in traced.ending:
         where = f"the density of site '{name}' ({sites['model', name].distribution})"
         found["model", name].append({name: Path(where)})
-    return {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
+    reached = {t: replace(s, reach=merge(*found[t]), moving=frozenset(merge(*edges[t]))) for t, s in sites.items()}
+    for term, why in rough.items():
+        reached[term] = replace(reached[term], reparametrized=False, rough=why)
+    return reached
+
+
+def _rough(
+    sites: dict[Term, Site], traced: Traced, inputs: list[Known], outputs: list[Known]
+) -> dict[Term, str]:
+    """Why samplers that a user wrote are not differentiated, whatever their classes say of themselves."""
+    found = {}
+    for name, (own, place) in traced.draws.items():
+        term = ("guide", name)
+        says = f"{sites[term].distribution} says that it is reparametrized, but its sampler ({own})"
+        if place is None:
+            found[term] = f"{says} cannot be traced by JAX"
+            continue
+        held = [i for i, (of, edge) in enumerate(traced.layout) if of == term and not edge]
+        where = refuse_sampler(traced.whole, place, held, [outputs[i] for i in held], inputs, traced.trusted)
+        if where is not None:
+            found[term] = f"{says} passes no gradient at {where}"
+    return found
 
 
 def _inputs(traced: Traced) -> list[Known]:

@@ -158,6 +158,7 @@ class Recorder(Messenger):
         plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"]}
         if self.observer is not None:
             msg["full_sizes"] = self._sizes
+            msg["flow"] = self._flow if msg.get("_control_flow_done") else None
             self.observer(self.role, msg, plates)
         if self.role == "guide" and not msg["is_observed"]:
             self.run.values[name] = msg["value"]

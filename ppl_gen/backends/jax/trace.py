@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from ppl_gen.backends.jax.compiled import LEAVES_TRACER, NOTHING, REALS, on_host
 from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
+from ppl_gen.backends.jax.samplers import draw, strangers
 from ppl_gen.backends.jax.supports import ends_inside, ends_of
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Run, Term
 
@@ -42,6 +44,9 @@ class Traced:
         ending: latents whose density in the model may end inside its support.
         trusted: whether what the program holds is the same in every batch: the data are inputs.
         run: what the run did.
+        whole: from the inputs to all of this.
+        draws: latent whose sampler is not NumPyro's alone -> (what else it is made of, the output of `whole` that is a draw of it;
+            None where none is got).
     """
 
     facts: ClosedJaxpr
@@ -56,6 +61,8 @@ class Traced:
     ending: frozenset[str]
     trusted: bool
     run: Run
+    whole: ClosedJaxpr
+    draws: Mapping[str, tuple[str, int | None]]
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -128,20 +135,21 @@ def _trace(
     indices = {name: value for name, value in run.values.items() if name.startswith(PLATE)}
 
     def inside(params: Any, values: Any, key: Array, rest: Any) -> tuple[list[Array], ...]:
-        look = _Look(frozenset(latents))
+        look = _Look(frozenset(latents), key)
         buffers, drawn, arrays_given = rest
         runs.append(program.run(params, buffers, key, given(arrays_given), {**drawn, **values}, observer=look))
         seen.append(look)
-        return look.outputs, look.ends, look.densities
+        return look.outputs, look.ends, look.densities, [one for _, one in look.draws.values() if one is not None]
 
     rest = (program.buffers, indices, list(data))
     jaxpr = jax.make_jaxpr(inside)(program.params, dict(latents), jax.random.key(program.seed), rest)
     names = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
     look = seen[-1]
     number = len(look.outputs) + len(look.ends)
+    places = itertools.count(last := number + len(look.densities))
     return Traced(
         facts=part(jaxpr, 0, number),
-        densities=part(jaxpr, number, len(jaxpr.jaxpr.outvars)),
+        densities=part(jaxpr, number, last),
         labels=[*names, *[""] * (len(jaxpr.jaxpr.invars) - len(names))],
         layout=look.layout,
         terms=look.terms,
@@ -152,14 +160,17 @@ def _trace(
         ending=frozenset(look.ending),
         trusted=trusted,
         run=runs[-1],
+        whole=jaxpr,
+        draws={name: (own, None if one is None else next(places)) for name, (own, one) in look.draws.items()},
     )
 
 
 class _Look:
     """An observer of one run, which collects the arrays that its graph is to give."""
 
-    def __init__(self, latents: frozenset[str]) -> None:
-        self.latents = latents
+    def __init__(self, latents: frozenset[str], key: Array) -> None:
+        self.latents, self.key = latents, key
+        self.draws: dict[str, tuple[str, Array | None]] = {}
         self.outputs: list[Array] = []
         self.ends: list[Array] = []
         self.densities: list[Array] = []
@@ -182,6 +193,9 @@ class _Look:
         self.outputs += [*found, *edge]
         if msg["name"] in self.latents and not msg["is_observed"]:
             self._support(role, msg["name"], fn)
+            own = strangers(fn) if role == "guide" and fn.has_rsample else []
+            if own:
+                self.draws[msg["name"]] = ", ".join(dict.fromkeys(own)), self._draw(fn)
         self._density(term, msg)
 
     def _support(self, role: str, name: str, fn: Any) -> None:
@@ -194,6 +208,12 @@ class _Look:
             if isinstance(end, jax.Array):
                 self.limits.append((name, what))
                 self.ends.append(end)
+
+    def _draw(self, fn: Any) -> Array | None:
+        try:
+            return draw(fn, self.key)
+        except Exception:  # whatever a user's sampler does that cannot be traced
+            return None
 
     def _density(self, term: Term, msg: Any) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""

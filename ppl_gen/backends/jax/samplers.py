@@ -1,0 +1,82 @@
+"""A distribution's own sampler: NumPyro's are trusted, and what a user wrote is followed from its arrays to the draw."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Sequence
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.extend.core import ClosedJaxpr, Literal
+
+from ppl_gen.backends.jax.calls import part
+from ppl_gen.backends.jax.graph import Known, follow
+from ppl_gen.program import NOISE, Path
+
+Array = Any
+_INSTALLED = sysconfig.get_path("purelib")
+_MADE_OF = dist.Distribution | dist.transforms.Transform | list | tuple | dict
+
+
+def strangers(thing: Any, seen: set[int] | None = None) -> list[str]:
+    """Names of what a distribution is made of that is not NumPyro's: classes of distributions and transforms, functions."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, partial):
+        return strangers([thing.func, *thing.args, *thing.keywords.values()], seen)
+    if isinstance(thing, MethodType):
+        return strangers(thing.__func__, seen)
+    if isinstance(thing, FunctionType):
+        return [] if thing.__code__.co_filename.startswith(_INSTALLED) else [thing.__name__]
+    if not isinstance(thing, _MADE_OF):
+        return []
+    plain = isinstance(thing, list | tuple | dict)
+    own = [] if plain or type(thing).__module__.split(".")[0] == "numpyro" else [type(thing).__name__]
+    parts = thing.values() if isinstance(thing, dict) else thing if plain else vars(thing).values()
+    return [*own, *(name for part in list(parts) for name in strangers(part, seen))]
+
+
+def refuse_sampler(
+    program: ClosedJaxpr, drawn: int, held: Sequence[int], arrays: Sequence[Known], inputs: Sequence[Known], trusted: bool
+) -> str | None:
+    """Where a sampler passes no gradient from the arrays of its distribution to the draw; None if all along.
+
+    Args:
+        program: from the program's inputs to everything.
+        drawn: the output that is the draw.
+        held: the outputs that are the distribution's arrays.
+        arrays: what is known of these.
+        inputs: what is known of the inputs: what else the sampler takes from them, by closures say, counts too.
+        trusted: see `ppl_gen.backends.jax.graph.reach`.
+    """
+    outvars = program.jaxpr.outvars
+    known = {v: own for v, own in zip((outvars[i] for i in held), arrays, strict=True) if not isinstance(v, Literal)}
+    given = [var for var in known if var not in program.jaxpr.invars]
+    only = part(program, drawn, drawn + 1, stop=given)
+    free = [_source(var, known[var], f"array {i}") for i, var in enumerate(given)]
+    rest = [_source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(program.jaxpr.invars, inputs, strict=True))]
+    jaxpr = only.jaxpr.replace(
+        invars=[*given, *only.jaxpr.invars], debug_info=only.jaxpr.debug_info._replace(arg_names=None)
+    )
+    (output,) = follow(ClosedJaxpr(jaxpr, only.consts), [*free, *rest], trusted)
+    return next((path.jump for source, path in output.reach.items() if source != NOISE and path.jump), None)
+
+
+def _source(var: Any, own: Known, label: str) -> Known:
+    """The same value as a source of its own, where anything that may be learned or drawn is behind it."""
+    noise = {NOISE: Path()} if NOISE in own.reach else {}
+    moves = jnp.issubdtype(getattr(var.aval, "dtype", jnp.int32), jnp.inexact) and own.reach.keys() - {NOISE}
+    return Known({label: Path()} if moves else noise, own.bounds, clear=own.clear, diagonal=own.diagonal)
+
+
+def draw(fn: Any, key: Array) -> Array:
+    """One draw, made as NumPyro's sample statement makes it."""
+    return jnp.asarray(fn(rng_key=key, sample_intermediates=True)[0])
+
+
+__all__ = ["draw", "refuse_sampler", "strangers"]
