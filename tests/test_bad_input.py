@@ -437,3 +437,19 @@ def test_a_mask_or_scale_wider_than_its_site_is_refused(what: str, where: str) -
         ProgramError, match=rf"site 'm' \(Normal\): expected a {what} that fits .*; got one of shape \(3,\)"
     ):
         infer.plan(model, guide, torch.zeros(3))
+
+
+def test_a_scale_wider_than_its_site_is_refused_on_jax() -> None:
+    def program(x: Any) -> None:
+        with numpyro.handlers.scale(scale=jnp.array([1.0, 2.0, 1.0])):
+            m = numpyro.sample("m", numpyro.distributions.Normal(0.0, 1.0))
+            with numpyro.plate("rows", 3):
+                numpyro.sample("x", numpyro.distributions.Normal(m, 1.0), obs=x)
+
+    def proposal(x: Any) -> None:
+        numpyro.sample("m", numpyro.distributions.Normal(numpyro.param("l", jnp.zeros(())), 1.0))
+
+    with pytest.raises(
+        ProgramError, match=r"site 'm' \(Normal\): expected a scale that fits .*; got one of shape \(3,\)"
+    ):
+        infer.plan(program, proposal, jnp.zeros(3))

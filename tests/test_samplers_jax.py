@@ -18,6 +18,7 @@ from numpyro.distributions import constraints, transforms  # noqa: E402
 from numpyro.distributions.flows import InverseAutoregressiveTransform  # noqa: E402
 
 from ppl_gen import infer  # noqa: E402
+from ppl_gen.errors import ProgramError  # noqa: E402
 from ppl_gen.estimators import Pathwise, Score  # noqa: E402
 
 X = np.float32(0.7)
@@ -187,3 +188,66 @@ def test_the_gradient_of_a_users_sampler_is_right(name: str) -> None:
     exact, error = float(jax.grad(loss)(START)), draws.std() / len(draws) ** 0.5
     assert abs(exact) > 10 * error
     assert abs(draws.mean() - exact) < 5 * error
+
+
+class Likelihood(dist.Distribution):
+    """A Normal around what its class makes of a location."""
+
+    arg_constraints = {"loc": constraints.real}
+    support = constraints.real
+
+    def __init__(self, loc: Any, *, validate_args: Any = None) -> None:
+        self.loc = loc
+        super().__init__(jnp.shape(loc), (), validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: Any = ()) -> Any:
+        return self.loc + jax.random.normal(key, (*sample_shape, *self.batch_shape))
+
+
+class Squared(Likelihood):
+    def log_prob(self, value: Any) -> Any:
+        return dist.Normal(self.loc**2, 1.0).log_prob(value)
+
+
+class Floored(Likelihood):
+    def log_prob(self, value: Any) -> Any:
+        return dist.Normal(jnp.floor(self.loc), 1.0).log_prob(value)
+
+
+class CutOff(Likelihood):
+    def log_prob(self, value: Any) -> Any:
+        return dist.Normal(jax.lax.stop_gradient(self.loc) ** 2, 1.0).log_prob(value)
+
+
+class Tilted(dist.Normal):
+    def log_prob(self, value: Any) -> Any:
+        return super().log_prob(value) - 1.5 * (value > 0.3)
+
+
+DENSITIES: dict[str, tuple[Any, Any, type]] = {
+    "smooth": (dist.Normal, Squared, Pathwise),
+    "a location that jumps": (dist.Normal, Floored, Score),
+    "a location that is cut off": (dist.Normal, CutOff, Score),
+    "a prior that jumps": (Tilted, Squared, Score),
+}
+
+
+@pytest.mark.parametrize("kind", DENSITIES)
+def test_a_density_of_the_users_own_is_followed(kind: str) -> None:
+    prior, likelihood, expected = DENSITIES[kind]
+
+    def model(x: Any) -> None:
+        numpyro.sample("x", likelihood(1.0 * numpyro.sample("v", prior(0.0, 1.0))), obs=x)
+
+    def guide(x: Any) -> None:
+        numpyro.sample("v", dist.Normal(numpyro.param("t", jnp.array(0.4)), 1.0))
+
+    assert isinstance(infer.plan(model, guide, jnp.array(0.7))["v"].estimator, expected)
+
+
+def test_a_parameter_that_reaches_a_density_by_a_jump_alone_is_refused() -> None:
+    def model(x: Any) -> None:
+        numpyro.sample("x", Floored(numpyro.param("t", jnp.array(0.4))), obs=x)
+
+    with pytest.raises(ProgramError, match="'t'"):
+        infer.fit(model, None, jnp.array(0.7), steps=2, progress=False)

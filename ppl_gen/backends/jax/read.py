@@ -65,6 +65,7 @@ def read(program: Program, batch: Batch) -> Facts:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
         checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
         _check_arguments(where, msg["fn"])
+        _check_scale(where, msg)
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             notes.extend(_check_observation(where, msg))
         sites[role, msg["name"]] = site = _site(role, msg, plates)
@@ -178,6 +179,15 @@ def _check_arguments(where: str, distribution: Any) -> None:
         raise ProgramError(
             f"{where}: expected its {name} to be {constraint}; got {value}. Check what the site depends on, and its constraints."
         )
+
+
+def _check_scale(where: str, msg: Any) -> None:
+    """A mask widens its site; a scale does not."""
+    fn, value = msg["fn"], np.shape(msg["value"])
+    own = value[: len(value) - len(fn.event_shape)]
+    if msg["scale"] is not None and np.shape(msg["scale"]):
+        batch = np.broadcast_shapes(fn.batch_shape, own) if own else tuple(fn.batch_shape)
+        checks.check_width(where, "scale", np.shape(msg["scale"]), batch)
 
 
 def _check_observation(where: str, msg: Any) -> list[str]:
@@ -295,6 +305,11 @@ def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
         if place in traced.behind:
             reach = _through_function(traced, term, reach, inputs)
         (edges if edge else found)[term].append({label: path for label, path in reach.items() if label != NOISE})
+    for term in (
+        traced.own - traced.hidden
+    ):  # the ways into a density of the user's own, in place of those into its parts
+        (output,) = follow(part(traced.densities, place := traced.terms.index(term), place + 1), inputs, traced.trusted)
+        found[term] = [{**merge(*found[term]), **{s: path for s, path in output.reach.items() if s != NOISE}}]
     for name in traced.ending:
         where = f"the density of site '{name}' ({sites['model', name].distribution})"
         found["model", name].append({name: Path(where)})
@@ -304,9 +319,7 @@ def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
     return reached
 
 
-def _rough(
-    sites: dict[Term, Site], traced: Traced, inputs: list[Known], outputs: list[Known]
-) -> dict[Term, str]:
+def _rough(sites: dict[Term, Site], traced: Traced, inputs: list[Known], outputs: list[Known]) -> dict[Term, str]:
     """Why samplers that a user wrote are not differentiated, whatever their classes say of themselves."""
     found = {}
     for name, (own, place) in traced.draws.items():

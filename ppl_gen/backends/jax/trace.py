@@ -44,6 +44,7 @@ class Traced:
         ending: latents whose density in the model may end inside its support.
         trusted: whether what the program holds is the same in every batch: the data are inputs.
         run: what the run did.
+        own: terms whose density is not NumPyro's alone.
         whole: from the inputs to all of this.
         draws: latent whose sampler is not NumPyro's alone -> (what else it is made of, the output of `whole` that is a draw of it;
             None where none is got).
@@ -61,6 +62,7 @@ class Traced:
     ending: frozenset[str]
     trusted: bool
     run: Run
+    own: frozenset[Term]
     whole: ClosedJaxpr
     draws: Mapping[str, tuple[str, int | None]]
 
@@ -160,6 +162,7 @@ def _trace(
         ending=frozenset(look.ending),
         trusted=trusted,
         run=runs[-1],
+        own=frozenset(look.own),
         whole=jaxpr,
         draws={name: (own, None if one is None else next(places)) for name, (own, one) in look.draws.items()},
     )
@@ -181,6 +184,7 @@ class _Look:
         self.behind: dict[int, Term] = {}
         self.hidden: set[Term] = set()
         self.ending: set[str] = set()
+        self.own: set[Term] = set()
 
     def __call__(self, role: str, msg: Any, plates: dict[str, int]) -> None:
         """Take what is inside a site, and its density."""
@@ -218,6 +222,8 @@ class _Look:
     def _density(self, term: Term, msg: Any) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
         scale = 1.0 if msg["scale"] is None else msg["scale"]
+        if not is_bookkeeping(msg) and strangers(msg["fn"]):
+            self.own.add(term)
         bare = unmasked(msg["fn"])
         try:
             weighed = [bare.log_prob(msg["value"]), msg["fn"].log_prob(msg["value"]) * scale]

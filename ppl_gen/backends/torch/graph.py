@@ -218,11 +218,13 @@ class Tracker:
             self.noise = self._drawn if NOISE in found else self.noise
             return {source: path for source, path in found.items() if source != NOISE}
 
-    def passes(self, drawn: Tensor, *parts: object) -> bool:
-        """Whether a sampler, as it ran, leaves a differentiable way from all that reaches its distribution's parts."""
+    def stops(self, drawn: Tensor, *parts: object) -> str | None:
+        """Where a sampler, as it ran, passes no gradient from what reaches its distribution's parts; None if all along."""
         with torch._C.DisableTorchFunction():
             ways, sources = self._of(drawn), merge(*map(self._of, _tensors(parts)))
-        return all(source in ways and ways[source].jump is None for source in sources if source != NOISE)
+        return next(
+            (ways[s].jump if s in ways else s for s in sources if s != NOISE and not _is_open(ways.get(s))), None
+        )
 
     @contextmanager
     def only_marks(self) -> Iterator[None]:
@@ -555,6 +557,10 @@ def _name(func: Any) -> str:
     """`add` for `aten.add_.Tensor`."""
     name = func.overloadpacket.__name__ if isinstance(func, torch._ops.OpOverload) else func.__name__
     return str(name).removesuffix("_")
+
+
+def _is_open(way: Path | None) -> bool:
+    return way is not None and way.jump is None
 
 
 def _latents_blocked(reach: Reach, where: str) -> Reach:

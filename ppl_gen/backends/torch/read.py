@@ -458,6 +458,7 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         warnings.simplefilter("ignore")
         kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
         boundary = [] if is_bookkeeping(msg) else list(tensors(constraint_of(unmasked(fn))))
+    rough = _refuse_sampler(msg, tracker) if is_reparametrized(fn) else None
     num_elements = math.prod(fn.event_shape) // max(1, math.prod(named(fn).event_shape))
     site = Site(
         name=msg["name"],
@@ -468,7 +469,8 @@ def _site(role: str, msg: Any, plates: dict[str, int], tracker: Tracker) -> Site
         levels=size,
         observed=bool(msg["is_observed"]),
         auxiliary=bool(msg["infer"].get("is_auxiliary")),
-        reparametrized=is_reparametrized(fn) and _is_followed(msg, tracker),
+        reparametrized=is_reparametrized(fn) and not rough,
+        rough=rough,
         plates=plates,
         batch_shape=tuple(fn.batch_shape),
         event_shape=tuple(fn.event_shape),
@@ -492,12 +494,14 @@ def _with_density(site: Site, msg: Any, tracker: Tracker) -> Site:
         return replace(site, reach={**site.reach, **tracker.reach(log_density(msg))})
 
 
-def _is_followed(msg: Any, tracker: Tracker) -> bool:
-    """Whether a sampler passes the gradient: the libraries' are trusted, a user's is looked at."""
+def _refuse_sampler(msg: Any, tracker: Tracker) -> str | None:
+    """Why a sampler is not differentiated, whatever it says: the libraries' are trusted, a user's is looked at."""
     fn, value = msg["fn"], msg["value"]
     if msg["is_observed"] or not isinstance(value, Tensor) or not is_users(fn):
-        return True
-    return tracker.passes(value, *tensors(fn), *held_tensors(fn))
+        return None
+    where = tracker.stops(value, *tensors(fn), *held_tensors(fn))
+    what = f"{_kind(fn)} says that it is reparametrized, but its sampler passes no gradient at {where}"
+    return None if where is None else what
 
 
 def _scaled(msg: Any) -> bool:
