@@ -21,8 +21,8 @@ CALLS = ("masses", "parameters", "divergences")  # what a run can be asked later
 NAMES = tuple(field.name for field in fields(Run))
 
 
-def each(function: Callable[[Array], Any], keys: Sequence[Array]) -> list[Any]:
-    """What `function` gives for every key, all of them run as one batch where that is possible.
+def each(function: Callable[[Array], Any], keys: Sequence[Array] | Array) -> list[Any]:
+    """What `function` gives for every key of a list or an array of them, all run as one batch where that is possible.
 
     Whatever of a result is no array is the same for all keys.
     """
@@ -37,7 +37,7 @@ def each(function: Callable[[Array], Any], keys: Sequence[Array]) -> list[Any]:
         return [leaf for leaf, a in zip(leaves, is_array, strict=True) if a]
 
     try:
-        found = jax.vmap(arrays)(jnp.stack(list(keys)))
+        found = jax.vmap(arrays)(keys if isinstance(keys, jax.Array) else jnp.stack(list(keys)))
     except NotImplementedError:  # a callback to the host that cannot be batched, or a function inside a distribution
         return [function(key) for key in keys]
     tree, is_array, constants = kept

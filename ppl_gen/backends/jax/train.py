@@ -58,7 +58,7 @@ def evaluate(
             given, fixed, _ = program.dream(params, state.buffers, now, batch)
         return program.run(params, state.buffers, key, given, fixed, cut, guide=guide)
 
-    keys = list(jax.random.split(key, plan.num_particles))
+    keys = jax.random.split(key, plan.num_particles)
     xp = dialect.xp if batched and not plan.facts.eager else dialect.one_by_one
     return objective(xp, run, keys, plan, state.weights, state.averages)
 
