@@ -52,6 +52,11 @@ def as_they_were(*programs: Any) -> Iterator[None]:
             _refill(container, contents)
 
 
+def instances(kinds: tuple[type, ...], *programs: Any) -> list[Any]:
+    """The objects of these classes inside of programs, the programs among them."""
+    return [thing for thing in _objects(programs) if isinstance(thing, kinds)]
+
+
 def numbers(*programs: Any) -> dict[str, float]:
     """The plain numbers that programs keep in their objects, closures and globals, by name: what a run may count in."""
     return {name: value for name, value in state(*programs).items() if type(value) in (int, float)}

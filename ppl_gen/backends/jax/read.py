@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
+from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.held import instances
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import user_line
 from ppl_gen.backends.jax.distributions import (
@@ -45,6 +47,8 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 
+ANNEALED = (autoguide.AutoDAIS, autoguide.AutoSurrogateLikelihoodDAIS, autoguide.AutoSemiDAIS)
+FACTORS = ("_factor", "_z_0_factor", "_local_dais_factor")  # of NumPyro's annealed guides, which do not declare them
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
@@ -60,6 +64,7 @@ def read(program: Program, batch: Batch) -> Facts:
     priors: dict[str, Any] = {}
     labels: dict[Term, Label] = {}
     notes: list[str] = []
+    annealed = {f"{own.prefix}{end}" for own in instances(ANNEALED, program.guide) for end in FACTORS}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -67,7 +72,10 @@ def read(program: Program, batch: Batch) -> Facts:
         _check_arguments(where, msg["fn"])
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             notes.extend(_check_observation(where, msg))
-        sites[role, msg["name"]] = site = _site(role, msg, plates)
+        site = _site(role, msg, plates)
+        if role == "guide" and site.is_factor and site.name.split("/")[-1] in annealed:  # which goes with draws of the guide's
+            site = replace(site, declared=True)
+        sites[role, msg["name"]] = site
         labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
