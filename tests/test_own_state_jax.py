@@ -1,4 +1,4 @@
-"""What a JAX program brings along: double precision, reads on the host, keys of its own."""
+"""What a JAX program brings along: double precision, reads on the host, keys and derivatives of its own."""
 
 from __future__ import annotations
 
@@ -115,3 +115,34 @@ def test_a_seeded_model_draws_other_rows_at_every_step() -> None:
     draws = infer.gradient(handlers.seed(model, jax.random.key(3)), None, (rows,), num_samples=4000)["loc"]
     assert len(np.unique(draws.round(3))) > 5
     assert abs(draws.mean() - float((0.5 - rows).sum())) < 5 * draws.std() / len(draws) ** 0.5
+
+
+# -- derivatives of the program's own --------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def halved(w: Any) -> Any:
+    """The identity, whose derivative is said to be a half."""
+    return w
+
+
+halved.defvjp(lambda w: (w, None), lambda _, g: (0.5 * g,))
+WAYS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
+    "custom_vjp": (lambda w: w + halved(w), "custom_vjp_call"),
+    "stop_gradient": (lambda w: w + jax.lax.stop_gradient(w), "stop_gradient"),
+    "a library's": (lambda w: w + jax.nn.relu(w) + jax.nn.logsumexp(jnp.stack([w, w])), None),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_parameter_with_one_way_by_the_programs_word_is_said(name: str) -> None:
+    way, what = WAYS[name]
+
+    def model(x: Any) -> None:
+        numpyro.sample("x", dist.Normal(way(numpyro.param("w", 0.3)), 1.0), obs=x)
+
+    notes = [note for note in infer.plan(model, None, (X,)).notes if "what the program declares" in note]
+    assert len(notes) == (what is not None)
+    for note in notes:
+        assert note.startswith("param 'w': on one way to the cost") and "test_own_state_jax.py:" in note
+        assert note.endswith(f": {what})")

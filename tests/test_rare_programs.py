@@ -169,7 +169,9 @@ def test_discrete_latents_drawn_by_numpyros_scan_or_cond_are_refused() -> None:
 
         scan(body, jnp.array(0.0), x)
 
-    with pytest.raises(ProgramError, match=r"site 'z' \(Bernoulli.*values are discrete.*drawn inside scan.*Python loop"):
+    with pytest.raises(
+        ProgramError, match=r"site 'z' \(Bernoulli.*values are discrete.*drawn inside scan.*Python loop"
+    ):
         infer.plan(model, steps, SERIES, backend="jax")
 
     def branches(x: Any) -> None:

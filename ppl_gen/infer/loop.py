@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ppl_gen.backends.held import changed, state as state_of
+from ppl_gen.backends.held import changed
+from ppl_gen.backends.held import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.automatic import length

@@ -257,7 +257,9 @@ def _inside(name: str, constraint: Any, value: Array) -> Array:
     Raises:
         ProgramError: it does not satisfy the constraint.
     """
-    if constraint is constraints.simplex and bool(np.all((known := np.asarray(value)) > 0) and np.isfinite(known).all()):
+    if constraint is constraints.simplex and bool(
+        np.all((known := np.asarray(value)) > 0) and np.isfinite(known).all()
+    ):
         return value / value.sum(-1, keepdims=True)
     fits = satisfies(constraint, value)
     if not fits.all():

@@ -42,7 +42,12 @@ def strangers(thing: Any, seen: set[int] | None = None) -> list[str]:
 
 
 def refuse_sampler(
-    program: ClosedJaxpr, drawn: int, held: Sequence[int], arrays: Sequence[Known], inputs: Sequence[Known], trusted: bool
+    program: ClosedJaxpr,
+    drawn: int,
+    held: Sequence[int],
+    arrays: Sequence[Known],
+    inputs: Sequence[Known],
+    trusted: bool,
 ) -> str | None:
     """Where a sampler passes no gradient from the arrays of its distribution to the draw; None if all along.
 
@@ -59,7 +64,9 @@ def refuse_sampler(
     given = [var for var in known if var not in program.jaxpr.invars]
     only = part(program, drawn, drawn + 1, stop=given)
     free = [_source(var, known[var], f"array {i}") for i, var in enumerate(given)]
-    rest = [_source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(program.jaxpr.invars, inputs, strict=True))]
+    rest = [
+        _source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(program.jaxpr.invars, inputs, strict=True))
+    ]
     jaxpr = only.jaxpr.replace(
         invars=[*given, *only.jaxpr.invars], debug_info=only.jaxpr.debug_info._replace(arg_names=None)
     )
