@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 LONGEST = 1000  # of a container that is gone through: longer ones are data
+DEEPEST = 4  # objects and containers inside one another, of which the plain values are looked at
+PLAIN = int | float | str | bool | None
+_INSTALLED = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
 CALLED = (functools.partial, MethodType, FunctionType)
 
 
@@ -45,19 +52,113 @@ def as_they_were(*programs: Any) -> Iterator[None]:
             _refill(container, contents)
 
 
+def instances(kinds: tuple[type, ...], *programs: Any) -> list[Any]:
+    """The objects of these classes inside of programs, the programs among them."""
+    return [thing for thing in _objects(programs) if isinstance(thing, kinds)]
+
+
 def numbers(*programs: Any) -> dict[str, float]:
     """The plain numbers that programs keep in their objects, closures and globals, by name: what a run may count in."""
-    named: dict[str, Any] = {}
-    for thing in _reached(programs):
-        own = [] if isinstance(thing, CALLED) else vars(thing).items()
-        named |= {f"{type(thing).__name__}.{name}": value for name, value in own}
-        for function in (thing, *vars(type(thing)).values()):  # methods too
-            if isinstance(function, FunctionType):
-                code, known = function.__code__, function.__globals__
-                cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-                named |= {name: _content(cell) for name, cell in cells}
-                named |= {name: known[name] for name in code.co_names if name in known}
-    return {name: value for name, value in named.items() if type(value) in (int, float)}
+    return {name: value for name, value in state(*programs).items() if type(value) in (int, float)}
+
+
+def state(*programs: Any) -> dict[str, Any]:
+    """The plain values and arrays that programs read from objects, closures and globals, by name: ``st['b']``, ``Model.n``.
+
+    Small arrays of NumPy's, which can be written to, are copies. Of objects only what some function of the programs names.
+    """
+    found: dict[str, Any] = {}
+    things = _reached(programs)
+    functions = list(_functions(things))
+    words = {name for function in functions for name in _words(function.__code__)}
+    for thing in things:
+        owner = thing.__self__ if isinstance(thing, MethodType) else thing
+        if not isinstance(owner, CALLED):
+            _note(type(owner).__name__, owner, words, found, set())
+    for function in functions:
+        if _is_librarys(function):
+            continue
+        code, known = function.__code__, function.__globals__
+        named = dict(zip(code.co_freevars, map(_content, function.__closure__ or ()), strict=True))
+        named |= {name: known[name] for name in _words(code) if name in known}
+        for name, value in named.items():
+            if not isinstance(value, CALLED):
+                _note(name, value, words, found, set())
+    return found
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names of what is another value now, or gone from a container that was there; what is new does not count."""
+    return [name for name, value in before.items() if name not in after or not _alike(value, after[name])]
+
+
+def _alike(value: Any, other: Any) -> bool:
+    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(value, other, equal_nan=value.dtype.kind == "f")
+    if isinstance(value, PLAIN) and isinstance(other, PLAIN):
+        return value == other or (value != value and other != other)
+    return value is other
+
+
+def _note(name: str, value: Any, words: set[str], found: dict[str, Any], inside: set[int]) -> None:
+    """Put what is in `value` into `found`, by the way that leads to it; of a library's own objects only numbers."""
+    if isinstance(value, PLAIN):
+        found.setdefault(name, value)
+    elif isinstance(value, np.ndarray):
+        found.setdefault(name, value.copy() if value.size <= LONGEST else value)
+    elif hasattr(type(value), "dtype"):
+        if "Tracer" not in type(value).__name__:
+            found.setdefault(name, value)
+    elif id(value) in inside or isinstance(value, type) or len(inside) > DEEPEST:
+        return
+    elif isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in list(parts)[:LONGEST]:
+            _note(f"{name}[{key!r}]", part, words, found, {*inside, id(value)})
+    elif hasattr(value, "__dict__"):
+        for key in words & vars(value).keys():
+            part = vars(value)[key]
+            if not _is_librarys(value) or (type(part) in (int, float) and not isinstance(value, ModuleType)):
+                _note(f"{name}.{key}", part, words, found, {*inside, id(value)})
+
+
+def _is_librarys(thing: Any) -> bool:
+    """Whether a function, module or object comes with Python or with an installed package."""
+    if isinstance(thing, FunctionType):
+        return thing.__code__.co_filename.startswith(_INSTALLED)
+    if isinstance(thing, SimpleNamespace):
+        return False
+    module = thing if isinstance(thing, ModuleType) else sys.modules.get(type(thing).__module__)
+    file = getattr(module, "__file__", None)
+    return file.startswith(_INSTALLED) if file else getattr(module, "__name__", "") != "__main__"
+
+
+def _functions(things: list[Any]) -> Iterator[FunctionType]:
+    """The functions among things, and what these call: methods of the objects among them, functions of the user's."""
+    owners = {type(thing.__self__ if isinstance(thing, MethodType) else thing) for thing in things}
+    waiting, seen = [*things, *_methods(owners, {"__call__"})], set[int]()
+    while waiting:
+        function = waiting.pop(0)
+        if not isinstance(function, FunctionType) or id(function) in seen or len(seen) > LONGEST:
+            continue
+        seen.add(id(function))
+        yield function
+        words, known = _words(function.__code__), function.__globals__
+        waiting += _methods(owners, words)
+        if not _is_librarys(function):
+            waiting += [known[name] for name in words if name in known]
+
+
+def _methods(owners: set[type], names: set[str]) -> list[Any]:
+    """What classes define under these names, properties by their getters."""
+    found = [vars(kind)[name] for owner in owners for kind in owner.__mro__ for name in names & vars(kind).keys()]
+    return [getattr(one, "fget", None) or one for one in found]
+
+
+def _words(code: CodeType) -> set[str]:
+    """The names that a function's code takes from outside, and those of attributes; of functions inside it too."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return {*code.co_names, *(name for one in inner for name in _words(one))}
 
 
 def _objects(programs: tuple[Any, ...]) -> list[Any]:

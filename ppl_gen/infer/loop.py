@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ppl_gen.backends.held import changed
+from ppl_gen.backends.held import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer.automatic import length
@@ -115,6 +117,7 @@ def _run(
 ) -> None:
     every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
     judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
+    burnt = _BurntIn(trainer)
     while state.step < state.steps and not state.stop:
         losses = _advance(state, trainer, source, (every, saves, judge), halt)
         last = state.step == state.steps or not len(losses)
@@ -129,8 +132,34 @@ def _run(
         if last or state.step % every == 0:
             for callback in callbacks:
                 callback(state)
+            burnt.look()
         if halt():
             raise KeyboardInterrupt
+
+
+class _BurntIn:
+    """Python values that the program read when its step was compiled; what they become later does not reach that step."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.said = trainer, False
+        self.before = self._now() if getattr(trainer, "jitted", False) else {}
+
+    def _now(self) -> dict[str, Any]:
+        return state_of(self.trainer.program.model, self.trainer.program.guide)
+
+    def look(self) -> None:
+        """Warn, once, of a value that has changed since the fit began."""
+        if self.said or not self.before or not self.trainer.jitted:
+            return
+        names = changed(self.before, self._now())
+        if names:
+            self.said = True
+            warnings.warn(
+                f"{', '.join(names)}: expected Python values that stay as they are during a fit on JAX; got another, which has no "
+                "effect, as the compiled step still uses the old one. Pass it as data (a float argument, batch by batch), or fit "
+                "with compile=False.",
+                stacklevel=6,
+            )
 
 
 def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterrupt) -> NoReturn:

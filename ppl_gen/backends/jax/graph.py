@@ -115,9 +115,18 @@ def reach(
     return [output.reach for output in follow(closed_jaxpr, inputs, trusted)]
 
 
-def follow(closed_jaxpr: ClosedJaxpr, inputs: Sequence[Known], trusted: bool = True) -> list[Known]:
-    """What is known of each output of a program, given what is known of its inputs; see `reach`."""
-    return _walk(closed_jaxpr, inputs, Scope(not _differentiated(closed_jaxpr.jaxpr), trusted))
+def follow(
+    closed_jaxpr: ClosedJaxpr,
+    inputs: Sequence[Known],
+    trusted: bool = True,
+    declared: set[tuple[str, str]] | None = None,
+) -> list[Known]:
+    """What is known of each output of a program, given what is known of its inputs; see `reach`.
+
+    `declared` is filled with (parameter, where it meets a derivative that the program declares itself).
+    """
+    scope = Scope(not _differentiated(closed_jaxpr.jaxpr), trusted, declared=set() if declared is None else declared)
+    return _walk(closed_jaxpr, inputs, scope)
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,7 @@ class Scope:
         kinked: whether what is compared and selected makes no jump: it is a continuous function's own affair.
         harmless: partial primitives whose poles are never met there.
         numbers: names for what is unknown.
+        declared: see `follow`.
     """
 
     trusting: bool
@@ -145,6 +155,7 @@ class Scope:
     kinked: bool = False
     harmless: frozenset[str] = frozenset()
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    declared: set[tuple[str, str]] = field(default_factory=set)
 
     def at(self, eqn: JaxprEqn) -> str | None:
         """The user's file and line."""
@@ -447,6 +458,7 @@ def _call(eqn: JaxprEqn, function: Any, ins: list[Known], scope: Scope) -> list[
     # the derivative of a latent's value is what the user says it is: a straight-through rule would be a bias
     whole, where = _whole(ins), scope.where(eqn, ins)
     stopped = blocked(whole, where)
+    scope.declared.update((source, where) for source in whole if source.startswith(PARAM))
     return [
         replace(out, reach={s: p if p.jump or s.startswith(PARAM) else stopped[s] for s, p in out.reach.items()})
         for out in outs

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
+from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.held import instances
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import user_line
 from ppl_gen.backends.jax.distributions import (
@@ -45,6 +47,8 @@ from ppl_gen.sums import is_summed
 
 Array = Any
 
+ANNEALED = (autoguide.AutoDAIS, autoguide.AutoSurrogateLikelihoodDAIS, autoguide.AutoSemiDAIS)
+FACTORS = ("_factor", "_z_0_factor", "_local_dais_factor")  # of NumPyro's annealed guides, which do not declare them
 MORE_RUNS = 12  # of a program whose course depends on what it draws: the sites must be the same ones
 
 
@@ -60,6 +64,7 @@ def read(program: Program, batch: Batch) -> Facts:
     priors: dict[str, Any] = {}
     labels: dict[Term, Label] = {}
     notes: list[str] = []
+    annealed = {f"{own.prefix}{end}" for own in instances(ANNEALED, program.guide) for end in FACTORS}
 
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
@@ -68,7 +73,10 @@ def read(program: Program, batch: Batch) -> Facts:
         _check_scale(where, msg)
         if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
             notes.extend(_check_observation(where, msg))
-        sites[role, msg["name"]] = site = _site(role, msg, plates)
+        site = _site(role, msg, plates)
+        if role == "guide" and site.is_factor and site.name.split("/")[-1] in annealed:
+            site = replace(site, declared=True)  # it goes with draws of the guide's
+        sites[role, msg["name"]] = site
         labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
             found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
@@ -86,7 +94,8 @@ def read(program: Program, batch: Batch) -> Facts:
         inside = [(value, satisfies(prior.support, value)) for value in drawn]
         checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
     runs: list[Run] = []  # all but the first, in which networks draw their weights
-    reached, mixes, eager, by_data = _reaches(program, batch, run, sites, runs)
+    declared: set[tuple[str, str]] = set()
+    reached, mixes, eager, by_data = _reaches(program, batch, run, sites, runs, declared)
     for number in range(MORE_RUNS if eager else 0):
         found: list[Term] = []
         again = jax.random.fold_in(key, number)
@@ -104,7 +113,7 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
-        notes=(*notes, *_notes(eager, by_data and batch.scale != 1)),
+        notes=(*notes, *_declared(reached, declared), *_notes(eager, by_data and batch.scale != 1)),
         by_data=by_data,
     )
     return labelled(facts, labels)
@@ -114,6 +123,18 @@ def _notes(eager: str | None, changing: bool) -> tuple[str, ...]:
     """What the plan is to say of the reading; `changing`: the program reads data that other batches will not hold."""
     course = f"{MORE_RUNS} more runs look at the program's course, as values leave JAX at {eager}"
     return (course,) if eager else (BY_DATA,) if changing else ()
+
+
+def _declared(sites: dict[Term, Site], declared: set[tuple[str, str]]) -> list[str]:
+    """Parameters some way of which goes by the program's own word: a derivative that it declares, or takes away."""
+    paths = {(source, path) for site in sites.values() for source, path in site.reach.items() if path.partly}
+    stopped = {
+        (s, p.jump) for s, p in paths if s.startswith(PARAM) and not p.beside and str(p.jump).endswith("stop_gradient")
+    }
+    return [
+        f"param '{source.removeprefix(PARAM)}': on one way to the cost its derivative is what the program declares ({where})"
+        for source, where in sorted(declared | stopped, key=str)
+    ]
 
 
 def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
@@ -263,7 +284,12 @@ def _num_features(fn: Any) -> int | None:
 
 
 def _reaches(
-    program: Program, batch: Batch, run: Run, sites: dict[Term, Site], runs: list[Run]
+    program: Program,
+    batch: Batch,
+    run: Run,
+    sites: dict[Term, Site],
+    runs: list[Run],
+    declared: set[tuple[str, str]],
 ) -> tuple[dict[Term, Site], Mixes, str | None, bool]:
     """The same sites with what reaches them; which elements meet; why the program cannot be traced, if so; `Facts.by_data`."""
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
@@ -274,7 +300,7 @@ def _reaches(
         reached = _anything_goes(program, sites, own)
         return reached, mixes_all(reached, own), user_line(error), False
     runs.append(traced.run)
-    reached = _with_reach(sites, traced)
+    reached = _with_reach(sites, traced, declared)
     mixes = find_mixes(traced.densities, traced.inputs, traced.terms, reached, own, traced.trusted)
     return reached, mixes, None, not traced.trusted
 
@@ -293,12 +319,14 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     return frozenset(name for name in binary if facts.jump(name) is None)
 
 
-def _with_reach(sites: dict[Term, Site], traced: Traced) -> dict[Term, Site]:
-    """The same sites with what reaches them."""
+def _with_reach(
+    sites: dict[Term, Site], traced: Traced, declared: set[tuple[str, str]] | None = None
+) -> dict[Term, Site]:
+    """The same sites with what reaches them; `declared`: see `follow`."""
     inputs = _inputs(traced)
     found: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
     edges: dict[Term, list[dict[str, Path]]] = {term: [] for term in sites}
-    outputs = follow(traced.facts, inputs, traced.trusted)
+    outputs = follow(traced.facts, inputs, traced.trusted, declared)
     rough = _rough(sites, traced, inputs, outputs)
     for place, ((term, edge), output) in enumerate(zip(traced.layout, outputs, strict=False)):
         reach = output.reach
