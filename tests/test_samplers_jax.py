@@ -78,6 +78,13 @@ class OnHost(Own):
         return jnp.asarray(np.asarray(self.loc)) + random.normal(key, sample_shape + self.batch_shape)
 
 
+class Renamed(dist.StudentT):
+    """NumPyro's own sampler, which divides by a random number."""
+
+    def log_prob(self, value: Any) -> Any:
+        return super().log_prob(value)
+
+
 class Stretch(transforms.Transform):
     """A smooth transform."""
 
@@ -138,6 +145,7 @@ SMOOTH: dict[str, Callable[[Any], Any]] = {
     "in an event": lambda loc: Own(loc).expand([3]).to_event(1),
     "base": lambda loc: transformed(Own(loc), transforms.AffineTransform(1.0, 2.0)),
     "transform": lambda loc: transformed(dist.Normal(loc, 1.0), Stretch()),
+    "inherited": lambda loc: Renamed(3.0, loc, 1.0),
     "behind a jump of its own": lambda loc: Own(jnp.where(loc > 0, 1.0, 2.0) * loc),
 }
 

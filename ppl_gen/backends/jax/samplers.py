@@ -36,9 +36,24 @@ def strangers(thing: Any, seen: set[int] | None = None) -> list[str]:
     if not isinstance(thing, _MADE_OF):
         return []
     plain = isinstance(thing, list | tuple | dict)
-    own = [] if plain or type(thing).__module__.split(".")[0] == "numpyro" else [type(thing).__name__]
+    own = [] if plain or not _draws(type(thing)) else [type(thing).__name__]
     parts = thing.values() if isinstance(thing, dict) else thing if plain else vars(thing).values()
     return [*own, *(name for part in list(parts) for name in strangers(part, seen))]
+
+
+SILENT = frozenset(
+    "log_prob mean variance cdf entropy support domain codomain arg_constraints reparametrized_params pytree_data_fields "
+    "pytree_aux_fields tree_flatten tree_unflatten _inverse log_abs_det_jacobian".split()
+)
+"""What a class may define for itself without any effect on its draws."""
+
+
+def _draws(kind: type) -> bool:
+    """Whether a class defines, above NumPyro's, anything that may be part of a draw."""
+    own = [one for one in kind.__mro__ if one is not object and one.__module__.split(".")[0] != "numpyro"]
+    names = {name for one in own for name in vars(one)}
+    special = {name for name in names if name.startswith("__") and name != "__call__"}
+    return bool(names - special - SILENT)
 
 
 def refuse_sampler(
@@ -71,7 +86,10 @@ def refuse_sampler(
         invars=[*given, *only.jaxpr.invars], debug_info=only.jaxpr.debug_info._replace(arg_names=None)
     )
     (output,) = follow(ClosedJaxpr(jaxpr, only.consts), [*free, *rest], trusted)
-    return next((path.jump for source, path in output.reach.items() if source != NOISE and path.jump), None)
+    jumps = [path.jump for source, path in output.reach.items() if source != NOISE and path.jump]
+    return next(
+        (jump.split(": ")[-1] if jump.startswith("samplers.py:") else jump for jump in jumps), None
+    )  # no user's line
 
 
 def _source(var: Any, own: Known, label: str) -> Known:
