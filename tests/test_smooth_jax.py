@@ -58,8 +58,15 @@ SMOOTH: dict[str, Callable[[Any], Any]] = {
     "a differential equation": lambda z: odeint(lambda y, t: -z * y, jnp.array(1.0), TIMES)[-1],
     "soft sign": lambda z: z / (1 + jnp.abs(z)),
     "its own argsort": lambda z: (z * KNOTS)[jnp.argsort(z * KNOTS)][0],
+    "a part of its own argsort": lambda z: (z * KNOTS)[jnp.argsort(-(z * KNOTS))[:2]].sum(),
+    "one place of its own argsort": lambda z: (z * KNOTS)[jnp.argsort(z * KNOTS)[1]],
+    "its own argmax": lambda z: (z * KNOTS)[jnp.argmax(z * KNOTS)],
+    "its own argmin, taken": lambda z: jnp.take(z * KNOTS, jnp.argmin(z * KNOTS)),
 }
 JUMPS: dict[str, Callable[[Any], Any]] = {
+    "another's argmax": lambda z: (z * KNOTS)[jnp.argmax(z**2 - KNOTS)],
+    "its square's argmax": lambda z: (z - KNOTS)[jnp.argmax((z - KNOTS) ** 2)],
+    "from its own argmax on": lambda z: jax.lax.dynamic_slice(z * KNOTS, (jnp.argmax(z * KNOTS),), (2,)).sum(),
     "inverse": lambda z: jnp.tanh(jnp.linalg.inv(jnp.eye(2) * z)).sum(),
     "digamma": lambda z: jnp.tanh(special.digamma(z)),
     "gamma": lambda z: jnp.nan_to_num(special.gamma(z)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,28 +131,31 @@ def _run(
         if path is not None and (last or state.stop or state.step % saves == 0):
             save(path, state)
         if last or state.step % every == 0:
-            for callback in callbacks:
-                callback(state)
-            burnt.look()
+            with burnt.watching() if callbacks else nullcontext():
+                for callback in callbacks:
+                    callback(state)
         if halt():
             raise KeyboardInterrupt
 
 
 class _BurntIn:
-    """Python values that the program read when its step was compiled; what they become later does not reach that step."""
+    """Python values that the program read when its step was compiled; what callbacks make of them does not reach that step."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.said = trainer, False
-        self.before = self._now() if getattr(trainer, "jitted", False) else {}
 
     def _now(self) -> dict[str, Any]:
         return state_of(self.trainer.program.model, self.trainer.program.guide)
 
-    def look(self) -> None:
-        """Warn, once, of a value that has changed since the fit began."""
-        if self.said or not self.before or not self.trainer.jitted:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Warn, once, of a value that is another one afterwards."""
+        if self.said or not getattr(self.trainer, "jitted", False):
+            yield
             return
-        names = changed(self.before, self._now())
+        before = self._now()
+        yield
+        names = changed(before, self._now())
         if names:
             self.said = True
             warnings.warn(

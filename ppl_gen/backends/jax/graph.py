@@ -340,7 +340,7 @@ def _rule(eqn: JaxprEqn) -> Callable[[JaxprEqn, list[Known], Scope], list[Reach]
         return _of_a_number
     if name in ("gt", "ge", "lt", "le"):
         return _comparison
-    if name == "gather":
+    if name in ("gather", "dynamic_slice"):
         return _gather
     return _kinked if (name in KINKED or name in PARTIAL) and not eqn.effects else _opaque
 
@@ -408,9 +408,10 @@ def _of_a_number(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
 
 
 def _gather(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
-    """An array at its own argsort is the array sorted, upwards or downwards."""
+    """An array at its own argsort, or at a part of it, is the array sorted, upwards or downwards."""
     index, own = ins[1].expr, ins[0].expr
-    if index is not None and own is not None and index.op == ranges.ARGSORT:
+    single = set(eqn.params["slice_sizes"]) == {1}
+    if index is not None and own is not None and index.op == ranges.ARGSORT and single:
         key = simplify(index.args[0])
         if key in (simplify(own), simplify(Expr("neg", (own,)))):
             return [ins[0].reach]

@@ -73,6 +73,8 @@ def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
         return bounds("min", [bounds("max", [ins[1], ins[0]]), ins[2]])
     if name == "scatter-add":
         return bounds("add", [ins[0], _hull([exactly(0.0), bounds("sum", ins[2:])])])
+    if name in ("argmax", "argmin"):
+        return Bounds(0.0, float(max(0, *eqn.invars[0].aval.shape) - 1))
     if name == "iota":
         return Bounds(0.0, float(max(0, max(eqn.params["shape"], default=1) - 1)))
     return ANY
@@ -134,7 +136,8 @@ def at_pole(eqn: Any, name: str, ins: Sequence[Bounds]) -> tuple[int, ...]:
 
 
 POSITIONS = Expr("positions")
-ARGSORT = "argsort"  # the name of what sorts the array that it is applied to
+ARGSORT = "argsort"  # the name of what sorts the array that it is applied to, and of parts of that: its ends, say
+PARTS = frozenset("broadcast_in_dim reshape convert_element_type slice squeeze rev dynamic_slice".split())
 
 
 def expression(eqn: Any, ins: Sequence[Expr], limits: Sequence[Bounds]) -> Expr | None:
@@ -146,8 +149,10 @@ def expression(eqn: Any, ins: Sequence[Expr], limits: Sequence[Bounds]) -> Expr 
         return ins[1 + int(ins[0].value)]
     if name == "iota" and len(eqn.params["shape"]) == 1:
         return POSITIONS
-    if ins and ins[0].op == ARGSORT and name in ("broadcast_in_dim", "reshape", "convert_element_type"):
+    if ins and ins[0].op == ARGSORT and name in PARTS:
         return ins[0]
+    if name in ("argmax", "argmin") and len(eqn.invars[0].aval.shape) == 1:
+        return Expr(ARGSORT, tuple(ins))
     if name in ELEMENTWISE:
         return Expr(ELEMENTWISE[name], tuple(ins))
     if name == "integer_pow":

@@ -21,39 +21,45 @@ _INSTALLED = sysconfig.get_path("purelib")
 _MADE_OF = dist.Distribution | dist.transforms.Transform | list | tuple | dict
 
 
-def strangers(thing: Any, seen: set[int] | None = None) -> list[str]:
-    """Names of what a distribution is made of that is not NumPyro's: classes of distributions and transforms, functions."""
+def strangers(thing: Any, silent: frozenset[str], seen: set[int] | None = None) -> list[str]:
+    """Names of what a distribution is made of that is not NumPyro's: classes of distributions and transforms, functions.
+
+    What a class defines does not count where it is in `silent`: see `IN_DRAWS` and `IN_DENSITIES`.
+    """
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return []
     seen.add(id(thing))
     if isinstance(thing, partial):
-        return strangers([thing.func, *thing.args, *thing.keywords.values()], seen)
+        return strangers([thing.func, *thing.args, *thing.keywords.values()], silent, seen)
     if isinstance(thing, MethodType):
-        return strangers(thing.__func__, seen)
+        return strangers(thing.__func__, silent, seen)
     if isinstance(thing, FunctionType):
         return [] if thing.__code__.co_filename.startswith(_INSTALLED) else [thing.__name__]
     if not isinstance(thing, _MADE_OF):
         return []
     plain = isinstance(thing, list | tuple | dict)
-    own = [] if plain or not _draws(type(thing)) else [type(thing).__name__]
+    own = [] if plain or not _defines(type(thing), silent) else [type(thing).__name__]
     parts = thing.values() if isinstance(thing, dict) else thing if plain else vars(thing).values()
-    return [*own, *(name for part in list(parts) for name in strangers(part, seen))]
+    return [*own, *(name for part in list(parts) for name in strangers(part, silent, seen))]
 
 
-SILENT = frozenset(
+IN_DRAWS = frozenset(
     "log_prob mean variance cdf entropy support domain codomain arg_constraints reparametrized_params pytree_data_fields "
     "pytree_aux_fields tree_flatten tree_unflatten _inverse log_abs_det_jacobian".split()
 )
 """What a class may define for itself without any effect on its draws."""
 
+IN_DENSITIES = frozenset("sample sample_with_intermediates mean variance entropy reparametrized_params".split())
+"""Likewise, on its log density."""
 
-def _draws(kind: type) -> bool:
-    """Whether a class defines, above NumPyro's, anything that may be part of a draw."""
-    own = [one for one in kind.__mro__ if one is not object and one.__module__.split(".")[0] != "numpyro"]
+
+def _defines(kind: type, silent: frozenset[str]) -> bool:
+    """Whether a class defines, above the libraries', anything but what is silent."""
+    own = [one for one in kind.__mro__ if one.__module__.split(".")[0] not in ("numpyro", "builtins", "typing", "abc")]
     names = {name for one in own for name in vars(one)}
     special = {name for name in names if name.startswith("__") and name != "__call__"}
-    return bool(names - special - SILENT)
+    return bool(names - special - silent)
 
 
 def refuse_sampler(
@@ -104,4 +110,4 @@ def draw(fn: Any, key: Array) -> Array:
     return jnp.asarray(fn(rng_key=key, sample_intermediates=True)[0])
 
 
-__all__ = ["draw", "refuse_sampler", "strangers"]
+__all__ = ["IN_DENSITIES", "IN_DRAWS", "draw", "refuse_sampler", "strangers"]

@@ -18,7 +18,7 @@ from ppl_gen.backends.jax.compiled import LEAVES_TRACER, NOTHING, REALS, on_host
 from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
-from ppl_gen.backends.jax.samplers import draw, strangers
+from ppl_gen.backends.jax.samplers import IN_DENSITIES, IN_DRAWS, draw, strangers
 from ppl_gen.backends.jax.supports import ends_inside, ends_of
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Run, Term
 
@@ -197,7 +197,7 @@ class _Look:
         self.outputs += [*found, *edge]
         if msg["name"] in self.latents and not msg["is_observed"]:
             self._support(role, msg["name"], fn)
-            own = strangers(fn) if role == "guide" and fn.has_rsample else []
+            own = strangers(fn, IN_DRAWS) if role == "guide" and fn.has_rsample else []
             if own:
                 self.draws[msg["name"]] = ", ".join(dict.fromkeys(own)), self._draw(fn)
         self._density(term, msg)
@@ -222,7 +222,7 @@ class _Look:
     def _density(self, term: Term, msg: Any) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
         scale = 1.0 if msg["scale"] is None else msg["scale"]
-        if not is_bookkeeping(msg) and strangers(msg["fn"]):
+        if not is_bookkeeping(msg) and strangers(msg["fn"], IN_DENSITIES):
             self.own.add(term)
         bare = unmasked(msg["fn"])
         try:
