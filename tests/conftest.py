@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# One thread for each of the processes that share the machine's cores; those that tests start take after them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what is marked nightly for PPL_GEN_NIGHTLY=1."""
