@@ -83,7 +83,9 @@ class Table:
         """
         values = dict(self._values)
         for key, array in zip(self._cut, arrays, strict=True):
-            values[key] = array if rows is None else array[rows if index is None else index]
+            part = array if rows is None else array[rows if index is None else index]
+            # torch's slices share the data's memory, which a program may write to
+            values[key] = part.clone() if index is not None and hasattr(part, "clone") else part
         args = tuple(values[i] for i in range(self._num_args))
         scale = 1.0 if rows is None else (self.num_rows or 1) / rows.shape[0]
         return Batch(args, {k: v for k, v in values.items() if not isinstance(k, int)}, scale, rows)
