@@ -689,15 +689,3 @@ def test_random_numbers_that_start_a_parameter_are_no_noise() -> None:
 
     plan = infer.plan(model, None, torch.tensor([0.7, -1.2, 0.1]))
     assert plan.facts.noise is None and "summed out exactly" in str(plan)
-
-
-def test_a_program_that_writes_to_its_batch_leaves_the_data_alone() -> None:
-    data = torch.arange(1.0, 13.0)
-
-    def model(x: torch.Tensor) -> None:
-        x /= 10.0
-        with pyro.plate("rows", len(x)):
-            pyro.sample("x", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0), obs=x)
-
-    infer.fit(model, None, data, batch_size=4, compile=False, **QUICK)
-    assert torch.equal(data, torch.arange(1.0, 13.0))
