@@ -166,6 +166,8 @@ class Scope:
         line = self.at(eqn) or _line(eqn, installed=True)
         drawn = any(NOISE in own.reach for own in ins) and (self.sampling or _samples(eqn))
         name = "sample" if drawn else eqn.primitive.name
+        if name == "stop_gradient" and _of_a_library(eqn):
+            name = "stop_gradient inside a library"
         return f"{line}: {name}" if line else name
 
     def within(self, function: Any, eqn: JaxprEqn) -> Scope:
@@ -659,6 +661,14 @@ def _debug(function: Any) -> Any:
 def _of_jax(function: Any) -> bool:
     """Whether a called function is defined in JAX's own package, whatever its name says."""
     return (_debug(function).func_filename or "").startswith(_JAX)
+
+
+def _of_a_library(eqn: JaxprEqn) -> bool:
+    """Whether a library's own text calls `stop_gradient`, and not the user's."""
+    trace = eqn.source_info.traceback
+    frames = [] if trace is None else list(trace.frames)
+    callers = [b for a, b in itertools.pairwise(frames) if a.function_name == "stop_gradient"]
+    return bool(callers) and callers[0].file_name.startswith(_INSTALLED)
 
 
 def _line(eqn: JaxprEqn, installed: bool = False) -> str | None:
