@@ -21,7 +21,7 @@ from ppl_gen import infer, models
 from ppl_gen.backends import reference
 from ppl_gen.backends.reference_distributions import logsumexp
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, Score
+from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, MeasureValued, Score
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import (
@@ -712,3 +712,25 @@ def test_every_objective_trains_and_compiled_steps_agree(name: str, network: str
     np.testing.assert_allclose(fast.losses[:2], slow.losses, rtol=1e-3)
     assert not fast._trainer.how.startswith("eager")
     assert all(np.isfinite(value).all() for value in fast.params.values())
+
+
+def test_elements_that_move_one_bound_together_are_not_tried_side_by_side(backend: str) -> None:
+    """What `v` mixes joins the weights of all rows, and so the signals of `s`, whose own elements never meet."""
+    x = np.array([0.4, -0.9], dtype=np.float32)
+
+    def model(x: Any) -> None:
+        with plate("rows", 2):
+            s = xp.astype(sample("s", dist.Bernoulli(0.4)), xp.float32)
+            v = xp.astype(sample("v", dist.Bernoulli(logits=1.3 * s)), xp.float32)
+            sample("x", dist.Normal(s + xp.sum(v), 0.6), obs=x)
+
+    def guide(x: Any) -> None:
+        with plate("rows", 2):
+            for name in ("s", "v"):
+                sample(name, dist.Bernoulli(logits=start(f"l{name}", np.array([0.3, -0.4]))))
+
+    asked: dict[str, Estimator] = {"s": MeasureValued()}
+    two: dict[str, Any] = {"num_particles": 2, "objective": ImportanceWeighted()}
+    with pytest.raises(ProgramError, match="site 's' tries the elements of plate 'rows' side by side"):
+        infer.plan(model, guide, (x,), backend=backend, estimators=asked, **two)
+    assert isinstance(infer.plan(model, guide, (x,), backend=backend, estimators=asked)["s"].estimator, MeasureValued)

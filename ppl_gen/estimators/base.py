@@ -83,6 +83,7 @@ class Estimator(ABC):
         source: where the estimator comes from.
         cuts: whether values of the site pass no gradient, and `estimate` makes up for it.
         alone: whether several particles give the mean of what each gives alone; each class says so for itself.
+        side_by_side: whether all elements of a plate are replaced at once, each taken to move its own signal alone.
     """
 
     unbiased: ClassVar[bool]
@@ -90,6 +91,7 @@ class Estimator(ABC):
     source: ClassVar[str]
     cuts: ClassVar[bool]
     alone: ClassVar[bool] = False
+    side_by_side: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A subclass may compare particles where its parent does not."""

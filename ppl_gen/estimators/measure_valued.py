@@ -32,6 +32,7 @@ class MeasureValued(Estimator):
     source = "Mohamed et al. 2020"
     cuts = True
     alone = True
+    side_by_side = True
 
     def __init__(self, max_elements: int = 16) -> None:
         self.max_elements = max_elements

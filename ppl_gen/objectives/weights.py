@@ -110,6 +110,16 @@ class Weighted(Bound):
                 f"site '{tried[0]}' is enumerated, which would weigh its values inside the logarithm. "
                 "Use LeaveOneOut() there, or ELBO()"
             )
+        apart = common_plates(plan)
+        for name, row in plan.rows.items():
+            site = plan.facts.sites["guide", name]
+            wide = [p for p, dim in site.plates.items() if len(site.batch_shape) >= -dim and site.batch_shape[dim] > 1]
+            joined = [plate for plate in wide if plate not in apart]
+            if row.estimator.side_by_side and joined:
+                return (
+                    f"site '{name}' tries the elements of plate '{joined[0]}' side by side, and here they move one bound together. "
+                    "Use LeaveOneOut() there, or ELBO()"
+                )
         paired = [name for name, row in plan.rows.items() if isinstance(row.estimator, DoubleControl)]
         if paired:
             return (
