@@ -666,7 +666,7 @@ def _of_jax(function: Any) -> bool:
 def _of_a_library(eqn: JaxprEqn) -> bool:
     """Whether a library's own text calls `stop_gradient`, and not the user's."""
     trace = eqn.source_info.traceback
-    frames = [] if trace is None else list(trace.frames)
+    frames: list[Any] = [] if trace is None else list(trace.frames)
     callers = [b for a, b in itertools.pairwise(frames) if a.function_name == "stop_gradient"]
     return bool(callers) and callers[0].file_name.startswith(_INSTALLED)
 
