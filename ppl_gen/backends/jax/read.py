@@ -206,9 +206,13 @@ def _check_scale(where: str, msg: Any) -> None:
     """A mask widens its site; a scale does not."""
     fn, value = msg["fn"], np.shape(msg["value"])
     own = value[: len(value) - len(fn.event_shape)]
-    if msg["scale"] is not None and np.shape(msg["scale"]):
-        batch = np.broadcast_shapes(fn.batch_shape, own) if own else tuple(fn.batch_shape)
-        checks.check_width(where, "scale", np.shape(msg["scale"]), batch)
+    if msg["scale"] is None or not np.shape(msg["scale"]):
+        return
+    try:
+        batch = np.broadcast_shapes(fn.batch_shape, own)
+    except ValueError:  # which has a check of its own
+        return
+    checks.check_width(where, "scale", np.shape(msg["scale"]), batch)
 
 
 def _check_observation(where: str, msg: Any) -> list[str]:
@@ -333,9 +337,8 @@ def _with_reach(
         if place in traced.behind:
             reach = _through_function(traced, term, reach, inputs)
         (edges if edge else found)[term].append({label: path for label, path in reach.items() if label != NOISE})
-    for term in (
-        traced.own - traced.hidden
-    ):  # the ways into a density of the user's own, in place of those into its parts
+    # the ways into a density of the user's own, in place of those into its parts
+    for term in traced.own - traced.hidden:
         (output,) = follow(part(traced.densities, place := traced.terms.index(term), place + 1), inputs, traced.trusted)
         found[term] = [{**merge(*found[term]), **{s: path for s, path in output.reach.items() if s != NOISE}}]
     for name in traced.ending:
