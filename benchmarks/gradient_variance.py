@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from programs import PROGRAMS, Case
 
-from ppl_gen.infer.measure import Measured, best_plan, measure, trials, with_plan
+from ppl_gen.evaluate.measure import Measured, best_plan, measure, trials, with_plan
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
 

@@ -491,7 +491,7 @@ def test_validation_and_training_losses_are_shown_in_one_unit(backend: str) -> N
 def test_the_bar_shows_validation_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     from tqdm import tqdm
 
-    from ppl_gen.infer import progress
+    from ppl_gen.training import progress
 
     shown: list[dict[str, str]] = []
     monkeypatch.setattr(progress, "_watched", lambda: True)

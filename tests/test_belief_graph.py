@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ppl_gen import infer, models
-from ppl_gen.backends import reference
 from ppl_gen.estimators import Pathwise, Score
+from tests import reference
 from tests.test_models import initial, terms
 
 PARENTS = np.zeros((6, 6), dtype=bool)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ppl_gen.bounds import (
+from ppl_gen.program.bounds import (
     ANY,
     NONNEGATIVE,
     POSITIVE,

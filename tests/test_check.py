@@ -12,17 +12,17 @@ import pytest
 
 import ppl_gen as pg
 from ppl_gen import infer
-from ppl_gen.backends import reference
 from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.estimators import Baseline, Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
-from ppl_gen.infer import measure as measuring
-from ppl_gen.infer.measure import Measured, best_plan, evaluations, seldom_better, trials, worth_it
-from ppl_gen.infer.relative import relative
-from ppl_gen.infer.trajectory import LENGTH, trajectory
+from ppl_gen.evaluate import measure as measuring
+from ppl_gen.evaluate.measure import Measured, best_plan, evaluations, seldom_better, trials, worth_it
+from ppl_gen.evaluate.relative import relative
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
 from ppl_gen.objectives.exact import Exact
+from ppl_gen.training.trajectory import LENGTH, trajectory
+from tests import reference
 from tests.nightly import nightly
 from tests.small_programs import CASES
 

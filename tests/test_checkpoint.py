@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch:
     # saved at every step for this test, so that the kill falls among writes
     path, root = tmp_path / "run.ckpt", str(Path(__file__).parents[1])
     text = KILLED.format(root=root, backend="torch", path=str(path)).replace(
-        "def slow", "from ppl_gen.infer import loop\nloop.REPORTS = loop.SAVES = 10**6\ndef slow"
+        "def slow", "from ppl_gen.training import loop\nloop.REPORTS = loop.SAVES = 10**6\ndef slow"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

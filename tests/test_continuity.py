@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppl_gen.continuity import Expr, const, is_continuous, simplify, unknown
+from ppl_gen.program.continuity import Expr, const, is_continuous, simplify, unknown
 
 Z, W = unknown(1), unknown(2)
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ppl_gen import infer
-from ppl_gen.backends import reference
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Enumerate, Score
 from ppl_gen.language import dist, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
+from tests import reference
 
 X = np.array([0.3, -1.2, 0.8, 0.1, 1.4])
 Programs = tuple[Callable[[Any], None], Callable[[Any], None]]

@@ -29,11 +29,11 @@ from ppl_gen.estimators import (
     Score,
 )
 from ppl_gen.estimators.relaxed import fold
-from ppl_gen.infer.measure import candidates, measure
-from ppl_gen.infer.prepare import Prepared
+from ppl_gen.evaluate.measure import candidates, measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Facts, Site
+from ppl_gen.training.prepare import Prepared
 from tests.nightly import grid, nightly
 from tests.small_programs import CASES
 from tests.test_gradients import BOUND, estimate, exact, z_scores

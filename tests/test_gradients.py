@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from ppl_gen import infer
-from ppl_gen.backends import reference
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Score
 from ppl_gen.language import dist, param, plate, sample, xp
+from tests import reference
 from tests.small_programs import CASES
 
 BOUND = 5.0

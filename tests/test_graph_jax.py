@@ -27,8 +27,8 @@ from numpyro.distributions import biject_to, constraints  # noqa: E402
 
 from ppl_gen.backends.jax.graph import reach  # noqa: E402
 from ppl_gen.backends.jax.smooth import CONTINUOUS  # noqa: E402
-from ppl_gen.bounds import ANY, UNIT, Bounds  # noqa: E402
 from ppl_gen.program import Path  # noqa: E402
+from ppl_gen.program.bounds import ANY, UNIT, Bounds  # noqa: E402
 
 V = jnp.array([0.3, 0.6, 0.45])
 M = jnp.eye(3) * 2 + 0.1

@@ -20,7 +20,7 @@ from ppl_gen import infer
 from ppl_gen.backends.jax.words import spread
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Enumerate
-from ppl_gen.independence import Marks, rounds
+from ppl_gen.program.independence import Marks, rounds
 
 ROWS = 1000
 MARKS = Marks({"rows": ROWS}, {"rows": 0})

@@ -660,8 +660,8 @@ def test_a_list_of_values_that_is_too_long_is_not_made() -> None:
 
 def test_elimination_keeps_its_tables_small() -> None:
     """One cause of many, summed first, would leave a table over all that hang on it: 2^40 numbers for 40."""
+    from ppl_gen.elimination.sums import MOST_CELLS, _ordered
     from ppl_gen.program import Site
-    from ppl_gen.sums import MOST_CELLS, _ordered
 
     sites = [Site("s", "model", "Categorical", size=3)]
     sites += [Site(f"z{i}", "model", "Bernoulli", size=2) for i in range(40)]

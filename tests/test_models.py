@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from ppl_gen import backends, infer
-from ppl_gen.backends import reference
 from ppl_gen.data import Schema
 from ppl_gen.data.variable import Variable
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Pathwise, Score
-from ppl_gen.infer.prepare import no_guide
 from ppl_gen.language import dist, factor, plate, sample, xp
 from ppl_gen.models import VAE, BidirectionalHelmholtzMachine, HelmholtzMachine, OrderAgnosticNADE, SigmoidBeliefNet
 from ppl_gen.program import Batch
+from ppl_gen.training.prepare import no_guide
+from tests import reference
 
 BACKENDS = ["torch", "jax"]
 RNG = np.random.default_rng(0)

@@ -18,8 +18,6 @@ import pytest
 import torch
 
 from ppl_gen import infer, models
-from ppl_gen.backends import reference
-from ppl_gen.backends.reference_distributions import logsumexp
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, MeasureValued, Score
 from ppl_gen.infer.verbs import read
@@ -35,7 +33,9 @@ from ppl_gen.objectives import (
     Warmup,
 )
 from ppl_gen.program import Batch
+from tests import reference
 from tests.nightly import BACKENDS, grid, nightly
+from tests.reference.distributions import logsumexp
 from tests.small_programs import CASES, X3, Case, positive, real, start
 from tests.test_gradients import z_scores
 

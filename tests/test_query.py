@@ -11,9 +11,9 @@ import pytest
 
 from ppl_gen.data import Schema
 from ppl_gen.data.variable import Variable
-from ppl_gen.infer.conditionals import logsumexp
-from ppl_gen.infer.orders import draw_orders
-from ppl_gen.infer.query import condition, ensemble_log_prob
+from ppl_gen.query.conditionals import logsumexp
+from ppl_gen.query.orders import draw_orders
+from ppl_gen.query.query import condition, ensemble_log_prob
 
 CARDINALITIES = (2, 3, 2, 3, 2, 2)
 WIDTH = len(CARDINALITIES)

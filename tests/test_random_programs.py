@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from ppl_gen import backends, infer
 from ppl_gen import estimators as es
-from ppl_gen.backends import reference
 from ppl_gen.estimators import Estimator, make_plan
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.batches import Table
-from ppl_gen.infer.prepare import under
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, factor, param, sample, xp
 from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi
+from ppl_gen.training.batches import Table
+from ppl_gen.training.prepare import under
+from tests import reference
 from tests.random_programs import MIXING, ON_TORCH, PLAIN, POLES, Node, graphs, programs, twisted_graphs
 from tests.small_programs import Case
 from tests.test_objectives import Spec, exact_bound, log_mean, power, slopes

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from ppl_gen.backends import reference
-from ppl_gen.backends import reference_distributions as laws
 from ppl_gen.errors import ProgramError
 from ppl_gen.language import dist, factor, param, plate, sample, xp
+from tests import reference
+from tests.reference import distributions as laws
 from tests.small_programs import CASES, Case
 
 TIGHT: Any = {"rtol": 2e-6, "atol": 2e-7}

@@ -18,7 +18,7 @@ from scipy.special import digamma, gammaincc, gammaln, pdtr
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, MeasureValued, Optimal, Score
-from ppl_gen.infer.measure import measure
+from ppl_gen.evaluate.measure import measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, factor, param, plate, sample, xp
 from ppl_gen.objectives import ELBO

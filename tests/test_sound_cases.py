@@ -24,10 +24,10 @@ from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import DisArm, Enumerate, Pathwise
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.batches import Table
-from ppl_gen.infer.prepare import under
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
+from ppl_gen.training.batches import Table
+from ppl_gen.training.prepare import under
 from tests.plan_table import BACKENDS, floats, library
 from tests.test_soundness import log_bernoulli, log_normal, sigmoid, slope, z_scores
 

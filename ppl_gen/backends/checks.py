@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.program import Facts, Path, Site, Term
-from ppl_gen.sums import is_summed
 
 Shape = tuple[int, ...]
 SAMPLERS = (

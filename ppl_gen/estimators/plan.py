@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ppl_gen.elimination.expectations import Enumeration, enumeration
+from ppl_gen.elimination.sums import describe_sums, plan_sums
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.choose import choose, refuse
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.likelihood import describe_masks, lone_masks, refuse_likelihood, unlearned
-from ppl_gen.expectations import Enumeration, enumeration
 from ppl_gen.program import PARAM, Facts, Term
-from ppl_gen.sums import describe_sums, plan_sums
 
 COMPARISONS = ("gt", "ge", "lt", "le")
 MOST_TRIED = 1024  # runs of the program that enumeration may take

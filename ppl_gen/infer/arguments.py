@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ppl_gen import backends
+from ppl_gen.training.batches import is_numbers
 
 
 def check_program(model: Any, guide: Any, data: Any, backend: str | None = None) -> None:
@@ -53,7 +54,7 @@ def check_form(data: Any, where: str = "data") -> None:
         raise TypeError(
             f"{where}: expected arrays, a tuple or dict of them, or batches; got {_said(data)}. Pass the arrays."
         )
-    if isinstance(data, list) and data and all(map(_is_numbers, data)):
+    if isinstance(data, list) and data and all(map(is_numbers, data)):
         raise TypeError(
             f"{where}: expected an array, or a list of batches that are arrays; got a list of {len(data)} plain numbers or lists "
             f"of them. Pass numpy.array({where})."
@@ -63,21 +64,6 @@ def check_form(data: Any, where: str = "data") -> None:
 def _is_data(value: Any) -> bool:
     arrays = hasattr(value, "shape") or hasattr(value, "columns")
     return arrays or isinstance(value, list | tuple | Mapping) or type(value).__name__ == "DataLoader"
-
-
-def _is_numbers(value: Any) -> bool:
-    """Whether it is a number, or a list of them, however deep."""
-    if isinstance(value, list | tuple):
-        return bool(value) and all(map(_is_numbers, value))
-    return isinstance(value, numbers.Number)
-
-
-def plain_list(named: Iterable[tuple[Any, Any]]) -> str | None:
-    """The name of the first argument that is a list of numbers where an array may be meant."""
-    for key, value in named:
-        if isinstance(value, list) and _is_numbers(value):
-            return f"data[{key!r}]"
-    return None
 
 
 def _said(value: Any) -> str:

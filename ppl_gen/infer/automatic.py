@@ -12,9 +12,9 @@ import numpy as np
 from ppl_gen.backends.held import as_they_were
 from ppl_gen.errors import ProgramError
 from ppl_gen.guides import MeanField
-from ppl_gen.infer.batches import Stream, Table
-from ppl_gen.infer.prepare import Prepared, no_guide, prepare
 from ppl_gen.program import Batch, Latent
+from ppl_gen.training.batches import Stream, Table, length
+from ppl_gen.training.prepare import Prepared, no_guide, prepare
 
 
 def converter(backend: Any, device: str) -> Callable[[Any], Any]:
@@ -65,13 +65,6 @@ def followers(
     own = {name for name, (size, full) in sizes.items() if size != full}
     whole = {name for name in own & plates if sizes[name][1] == round(first.scale * rows)}
     return plates, beside, [replace(latent, subsampled=bool(own & set(latent.plates) - whole)) for latent in latents]
-
-
-def length(batch: Batch) -> int | None:
-    """Rows of a batch's first array; None without arrays."""
-    return next(
-        (v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None
-    )
 
 
 def automatic(

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.checks import check_gradients
+from ppl_gen.backends.seeds import as_seed
 from ppl_gen.errors import NonFinite
 from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
-from ppl_gen.infer.audit import LOOKS, Audit, audited, needed, unmeasured
-from ppl_gen.infer.measure import Draws, Measured, exact_gradient, lowest_chance, measure, trials, warmed, with_plan
-from ppl_gen.infer.prepare import Prepared, own_objective, under
-from ppl_gen.infer.seeds import as_seed
+from ppl_gen.evaluate.audit import LOOKS, Audit, audited, needed, unmeasured
+from ppl_gen.evaluate.measure import Draws, Measured, exact_gradient, lowest_chance, measure, trials, warmed, with_plan
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
 from ppl_gen.program import Batch
+from ppl_gen.training.prepare import Prepared, own_objective, under
 
 MOST_VALUES = 256  # joint values of the latents that are still enumerated
 MORE = 16  # times as many draws as were asked for, where it takes them to tell

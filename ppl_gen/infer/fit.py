@@ -10,31 +10,22 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
+from ppl_gen.backends.seeds import as_seed
+from ppl_gen.elimination.sums import part_of_sum
 from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.likelihood import lone_masks, unlearned
-from ppl_gen.infer.again import Watch, read_again
+from ppl_gen.evaluate.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
 from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
-from ppl_gen.infer.automatic import automatic, converter, followers, length, prepare_any, resized
-from ppl_gen.infer.batches import Stream, Table, is_stream, make_source
-from ppl_gen.infer.interrupt import keeping
-from ppl_gen.infer.loop import HeldOut, Running, loop
-from ppl_gen.infer.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
-from ppl_gen.infer.prepare import (
-    Prepared,
-    accepted,
-    as_arguments,
-    check_data,
-    choose_backend,
-    no_guide,
-    own_objective,
-    under,
-)
+from ppl_gen.infer.automatic import automatic, converter, followers, prepare_any, resized
 from ppl_gen.infer.result import Fit, knows_rows
-from ppl_gen.infer.seeds import as_seed
-from ppl_gen.infer.trajectory import trajectory
 from ppl_gen.program import OWN, Batch
-from ppl_gen.sums import part_of_sum
+from ppl_gen.training.again import Watch, read_again
+from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
+from ppl_gen.training.interrupt import keeping
+from ppl_gen.training.loop import HeldOut, Running, loop
+from ppl_gen.training.prepare import Prepared, accepted, choose_backend, no_guide, own_objective, under
+from ppl_gen.training.trajectory import trajectory
 
 OTHER_BATCHES = 4  # that a program which reads data on the host is read on beside the first rows
 

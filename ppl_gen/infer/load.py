@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl_gen.estimators import Estimator, Plan
-from ppl_gen.infer import checkpoint as files
 from ppl_gen.infer import standins
 from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.batches import Table
 from ppl_gen.infer.fit import open_program
-from ppl_gen.infer.prepare import Prepared, no_guide, own_objective, under
 from ppl_gen.infer.result import Fit, as_table
 from ppl_gen.infer.specs import rebuild, sites
 from ppl_gen.program import Batch
+from ppl_gen.training import checkpoint as files
+from ppl_gen.training.batches import Table
+from ppl_gen.training.prepare import Prepared, no_guide, own_objective, under
 
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
 FACTS: dict[str, Any] = {

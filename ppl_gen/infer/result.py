@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.seeds import as_seed
 from ppl_gen.data import fingerprint
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan
 from ppl_gen.estimators.likelihood import refuse_likelihood
 from ppl_gen.evaluate.log_prob import LogProb
 from ppl_gen.guides import MeanField
-from ppl_gen.infer import checkpoint
-from ppl_gen.infer.batches import Table, is_array
-from ppl_gen.infer.prepare import Prepared, as_arguments, to_host
-from ppl_gen.infer.seeds import as_seed
 from ppl_gen.infer.specs import describe, describe_plan
 from ppl_gen.program import Batch
+from ppl_gen.training import checkpoint
+from ppl_gen.training.batches import Table, as_arguments, is_array, to_host
+from ppl_gen.training.prepare import Prepared
 
 Arrays = dict[str, np.ndarray]
 
@@ -181,7 +181,7 @@ class Fit:
                 only, or a plate that draws a subsample. The message names the site.
         """
         if self._answers_queries:
-            from ppl_gen.infer.query import ensemble_log_prob
+            from ppl_gen.query.query import ensemble_log_prob
 
             encoded = self._model.prepare(data)
             values, _ = ensemble_log_prob(self._network(), encoded, orders, as_seed(seed), self._model.schema.tiers)
@@ -258,7 +258,7 @@ class Fit:
                 f"query: expected a model of named variables; got {type(self._model).__name__}. "
                 "Train an OrderAgnosticNADE for queries."
             )
-        from ppl_gen.infer.query import condition
+        from ppl_gen.query.query import condition
 
         return condition(self._network(), self._model.schema, of, given, orders, as_seed(seed))
 

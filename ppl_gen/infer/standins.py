@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.infer.batches import is_array
-from ppl_gen.infer.checkpoint import Missing
 from ppl_gen.program import Batch
+from ppl_gen.training.batches import is_array
+from ppl_gen.training.checkpoint import Missing
 
 Template = Mapping[str, Any]  # {"args": [...], "kwargs": {...}}
 Fill = Callable[[Missing, np.random.Generator], np.ndarray]

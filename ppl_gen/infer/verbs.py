@@ -10,15 +10,15 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.checks import check_gradients
+from ppl_gen.backends.seeds import as_seed
 from ppl_gen.estimators import Estimator, Plan
+from ppl_gen.evaluate.measure import best_plan, with_plan
+from ppl_gen.evaluate.measure import measure as run_measure
 from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
-from ppl_gen.infer.batches import Table
-from ppl_gen.infer.measure import best_plan, with_plan
-from ppl_gen.infer.measure import measure as run_measure
-from ppl_gen.infer.prepare import Prepared, as_arguments, check_data, choose_backend, own_objective, under
-from ppl_gen.infer.seeds import as_seed
 from ppl_gen.program import Batch
+from ppl_gen.training.batches import Table, as_arguments, check_data
+from ppl_gen.training.prepare import Prepared, choose_backend, own_objective, under
 
 
 def read(

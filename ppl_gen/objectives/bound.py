@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ppl_gen.backends.checks import check_same
+from ppl_gen.elimination.expectations import Enumeration, Means, reduced
+from ppl_gen.elimination.sums import sum_out
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array, Arrays
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.estimators.relaxed import refuse_not_followed
-from ppl_gen.expectations import Enumeration, Means, reduced
 from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term
-from ppl_gen.sums import sum_out
 
 Costs = dict[Term, Array]
 

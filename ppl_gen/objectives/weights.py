@@ -7,12 +7,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppl_gen.elimination.expectations import reduced
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.double_control import DoubleControl
 from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.expectations import reduced
 from ppl_gen.objectives.bound import Bound, Costs, Particles
 from ppl_gen.program import Site, Term
 

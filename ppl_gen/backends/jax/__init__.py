@@ -19,8 +19,8 @@ from ppl_gen.backends.jax.program import Program, find_device
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.jax.read import relabelled as _relabelled
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
+from ppl_gen.elimination.sums import sum_out
 from ppl_gen.program import Batch, Facts, Run, Term
-from ppl_gen.sums import sum_out
 
 __all__ = [
     "Program",

@@ -9,7 +9,7 @@ A few rules do most of the work, and the tables of `ppl_gen.backends.jax.smooth`
   (comparisons, argmax, casts, the indices of a gather, the predicate of a select);
 * a primitive that stands on no list of smooth ones is a jump, and so is a host callback;
 * a partial one (a quotient, a logarithm) is a jump of the latents that may come to its pole: bounds follow each value;
-* a select is none where algebra shows that its pieces meet (`ppl_gen.continuity`);
+* a select is none where algebra shows that its pieces meet (`ppl_gen.program.continuity`);
 * calls, scans, loops and branches are walked into;
 * JAX's own functions that are named in ``CONTINUOUS`` compare and select without a jump.
 """
@@ -47,9 +47,9 @@ from ppl_gen.backends.jax.smooth import (
     SOLVERS,
     WRITES_OVER_NAN,
 )
-from ppl_gen.bounds import ANY, Bounds
-from ppl_gen.continuity import Expr, const, is_continuous, simplify, unknown
 from ppl_gen.program import NOISE, PARAM, Path, blocked, merge
+from ppl_gen.program.bounds import ANY, Bounds
+from ppl_gen.program.continuity import Expr, const, is_continuous, simplify, unknown
 
 Reach = dict[str, Path]
 

@@ -1,4 +1,4 @@
-"""What single primitives do to words of marks, element by element: see `ppl_gen.independence`.
+"""What single primitives do to words of marks, element by element: see `ppl_gen.program.independence`.
 
 Words are *compact*: an array of as many dimensions as the value it tells of, a dimension being of length 1 where all elements
 along it carry the same marks. None stands for no marks at all.

@@ -1,4 +1,4 @@
-"""Bounds and expressions of what a jaxpr's equations give: see `ppl_gen.bounds` and `ppl_gen.continuity`."""
+"""Bounds and expressions of what a jaxpr's equations give: see `ppl_gen.program.bounds` and `ppl_gen.program.continuity`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from ppl_gen.bounds import ANY, INDICATOR, Bounds, bounds, exactly, may_step, power, power_may_step
-from ppl_gen.continuity import Expr, const
+from ppl_gen.program.bounds import ANY, INDICATOR, Bounds, bounds, exactly, may_step, power, power_may_step
+from ppl_gen.program.continuity import Expr, const
 
 CALLED = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "abs": "abs",
           "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "rsqrt": "rsqrt",
@@ -18,7 +18,7 @@ CALLED = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "di
           "erf": "erf", "atan": "atan", "sin": "sin", "cos": "cos", "max": "max",
           "min": "min", "square": "square", "reduce_sum": "sum", "cumsum": "sum", "reduce_window_sum": "sum",
           "reduce_prod": "prod", "cumprod": "prod", "dot_general": "dot"}  # fmt: skip
-"""Primitive -> what `ppl_gen.bounds` calls it."""
+"""Primitive -> what `ppl_gen.program.bounds` calls it."""
 
 SAME = frozenset(
     "broadcast_in_dim reshape transpose squeeze expand_dims rev slice gather dynamic_slice copy convert_element_type "
@@ -36,7 +36,7 @@ ELEMENTWISE = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div"
                "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "logistic": "sigmoid",
                "tanh": "tanh", "sin": "sin", "cos": "cos", "max": "max", "min": "min", "square": "square", "gt": "gt",
                "ge": "ge", "lt": "lt", "le": "le", "and": "and", "or": "or", "not": "not", "copy": "same"}  # fmt: skip
-"""Primitive -> what `ppl_gen.continuity` calls it."""
+"""Primitive -> what `ppl_gen.program.continuity` calls it."""
 
 
 def of_array(value: Any) -> Bounds:
@@ -82,7 +82,7 @@ def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
 
 NAMED = {"softplus": "softplus", "relu": "relu", "sigmoid": "sigmoid", "softmax": "softmax", "_var": "var", "var": "var",
          "norm": "norm", "elu": "elu"}  # fmt: skip
-"""Functions of JAX whose bounds say more than those of what they are made of, and what `ppl_gen.bounds` calls them."""
+"""Functions of JAX whose bounds say more than those of what they are made of, and what `ppl_gen.program.bounds` calls them."""
 
 
 def named(function: str, own: Bounds) -> Bounds:

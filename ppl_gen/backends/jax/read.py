@@ -38,12 +38,12 @@ from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
 from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
 from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
-from ppl_gen.bounds import ANY
+from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import ProgramError
-from ppl_gen.independence import Mixes, mixes_all
-from ppl_gen.outcomes import BY_DATA
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
-from ppl_gen.sums import is_summed
+from ppl_gen.program.bounds import ANY
+from ppl_gen.program.independence import Mixes, mixes_all
+from ppl_gen.program.outcomes import BY_DATA
 
 Array = Any
 

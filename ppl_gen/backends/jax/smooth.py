@@ -1,7 +1,7 @@
 """What JAX's primitives and functions are known to be: smooth or kinked, partial, or a step.
 
 A primitive that stands on no list is taken to be a step. A partial one is smooth where the bounds of what comes into it keep it
-from its pole (see `ppl_gen.bounds`).
+from its pole (see `ppl_gen.program.bounds`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PARTIAL = {"div": "div", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "rsqrt"
            "digamma": "digamma", "polygamma": "polygamma", "zeta": "zeta", "erf_inv": "erfinv", "asin": "asin",
            "acos": "acos", "acosh": "acosh", "atanh": "atanh", "pow": "pow", "integer_pow": "pow", "atan2": "atan2",
            "triangular_solve": "triangular_solve"}  # fmt: skip
-"""Primitives with a pole or an edge, and what `ppl_gen.bounds` calls them."""
+"""Primitives with a pole or an edge, and what `ppl_gen.program.bounds` calls them."""
 
 DETACHED = {"regularized_incomplete_beta": (0, 1), "polygamma": (0,), "select_and_scatter_add": (1,),
             "select_and_gather_add": (1,)}  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpyro.distributions import constraints
 
-from ppl_gen.bounds import ANY, INDICATOR, NONNEGATIVE, UNIT, Bounds
+from ppl_gen.program.bounds import ANY, INDICATOR, NONNEGATIVE, UNIT, Bounds
 
 DIAGONAL = ("lower_cholesky", "scaled_unit_lower_cholesky", "corr_cholesky", "softplus_lower_cholesky")
 """Supports of triangular matrices with a positive diagonal."""

@@ -1,6 +1,6 @@
 """Which elements of a JAX program's inputs reach which elements of its outputs, whatever their values.
 
-The walker pushes words of marks (see `ppl_gen.independence`) through a jaxpr. It never looks at a value that depends on an
+The walker pushes words of marks (see `ppl_gen.program.independence`) through a jaxpr. It never looks at a value that depends on an
 input; a position that depends on none, such as a permutation written down in the program, it works out.
 """
 
@@ -30,8 +30,8 @@ from ppl_gen.backends.jax.moves import (
     shape_of,
     union,
 )
-from ppl_gen.independence import Marks, Mixes, lengths_of, rounds
 from ppl_gen.program import Site, Term
+from ppl_gen.program.independence import Marks, Mixes, lengths_of, rounds
 
 PATIENCE = 8  # rounds of a loop in which marks are followed element by element; what still grows then is taken together
 

@@ -1,6 +1,6 @@
 """What looks like a step and is none: pieces that meet where they join, an order that puts a tensor in order, a direction.
 
-A comparison is kept together with what it would carry if it were no step; where `ppl_gen.continuity` proves that the pieces it
+A comparison is kept together with what it would carry if it were no step; where `ppl_gen.program.continuity` proves that the pieces it
 chooses between meet, that is what counts.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from ppl_gen.backends.torch.ranges import Ranges
-from ppl_gen.continuity import COMPARISONS, Expr, const, is_continuous, unknown
 from ppl_gen.program import Path
+from ppl_gen.program.continuity import COMPARISONS, Expr, const, is_continuous, unknown
 
 T = TypeVar("T")
 DEEPEST = 40  # operations within one another in an expression

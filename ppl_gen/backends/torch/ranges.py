@@ -1,4 +1,4 @@
-"""Between which bounds the elements of every tensor lie, as far as the program's text tells; see `ppl_gen.bounds`.
+"""Between which bounds the elements of every tensor lie, as far as the program's text tells; see `ppl_gen.program.bounds`.
 
 One range for each storage: the hull of all that was written there. What is no latent, and is not made from numbers inside
 the run, may be anything, since parameters and data change.
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_gen.backends.torch.words import storage, unwatched
-from ppl_gen.bounds import ANY, INDICATOR, NONNEGATIVE, POSITIVE, UNIT, Bounds, bounds, exactly, power
+from ppl_gen.program.bounds import ANY, INDICATOR, NONNEGATIVE, POSITIVE, UNIT, Bounds, bounds, exactly, power
 
 NOTHING = Bounds(math.inf, -math.inf)  # of memory that nobody has written
 
@@ -161,7 +161,7 @@ _WHOLE = frozenset("add sub mul neg abs square max min same select sum prod relu
 
 
 def _named(name: str, count: int = 1) -> Rule:
-    """A rule of `ppl_gen.bounds`, of the first `count` operands."""
+    """A rule of `ppl_gen.program.bounds`, of the first `count` operands."""
 
     def rule(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
         operands = [of(value) for value in args[:count]]

@@ -40,11 +40,11 @@ from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
 from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
+from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import ProgramError
-from ppl_gen.independence import Mixes, mixes_all
-from ppl_gen.outcomes import BY_DATA, PRINTED, told, united, widened
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
-from ppl_gen.sums import is_summed
+from ppl_gen.program.independence import Mixes, mixes_all
+from ppl_gen.program.outcomes import BY_DATA, PRINTED, told, united, widened
 
 MORE_RUNS = 12  # of a program whose course depends on what it draws
 MOST_APART = 64  # latents that get marks of their own where one of several mixes; beyond, all of them do

@@ -1,7 +1,7 @@
 """Which operations of torch have no steps: those listed here, on the values that they can meet; no others.
 
 An operation that is listed is smooth, or has kinks (relu, abs, max) that a gradient does not mind. A partial one is listed with
-the operand that must keep away from its pole, which `ppl_gen.bounds` must prove. A wrong suspicion costs variance, never bias.
+the operand that must keep away from its pole, which `ppl_gen.program.bounds` must prove. A wrong suspicion costs variance, never bias.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ppl_gen.backends.torch.ranges import Ranges
-from ppl_gen.bounds import ANY, TINY, may_step, power_may_step
+from ppl_gen.program.bounds import ANY, TINY, may_step, power_may_step
 
 # Element by element.
 _ELEMENTS = """add sub rsub mul neg positive abs square exp exp2 expm1 sigmoid tanh sin cos sinh cosh atan arctan asinh erf erfc
@@ -64,7 +64,7 @@ SMOOTH = frozenset(" ".join((_ELEMENTS, _MOVES, _REDUCTIONS, _PRODUCTS, _MATRICE
 
 _ALIASES = {"true_divide": "div", "special_zeta": "zeta", "special_ndtri": "ndtri", "special_entr": "entr"}
 _ALIASES |= {"special_xlog1py": "xlog1py"}
-# Partial functions that are looked up in `ppl_gen.bounds`, and which operand must keep from the pole.
+# Partial functions that are looked up in `ppl_gen.program.bounds`, and which operand must keep from the pole.
 _PARTIAL = {"div": 1, "reciprocal": 0, "polygamma": 1, "zeta": 1, "xlogy": 1, "xlog1py": 1} | dict.fromkeys(
     """log log2 log10 log1p sqrt rsqrt tan lgamma digamma erfinv asin acos acosh atanh logit ndtri entr""".split(), 0
 )

@@ -1,7 +1,7 @@
 """Which elements of a plate reach which elements of what a torch program computes, whatever their values.
 
 Beside every storage that carries anything stands a mirror of it, one word of marks per element (see
-`ppl_gen.independence`). A tensor's words are read off the mirror with the tensor's own size and stride, so views, and what is
+`ppl_gen.program.independence`). A tensor's words are read off the mirror with the tensor's own size and stride, so views, and what is
 written through them, need no rules; the rules in `ppl_gen.backends.torch.flows` say what operations with new memory do.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppl_gen.backends.torch.flows import Call, either, everything, flow, reduced
-from ppl_gen.independence import WIDTH, Marks
+from ppl_gen.program.independence import WIDTH, Marks
 
 
 def storage(tensor: Tensor) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends import checks
 from ppl_gen.errors import ProgramError
-from ppl_gen.infer.prepare import as_arguments
 from ppl_gen.program import Batch
 
 Convert = Callable[[Any], Any]
@@ -23,6 +24,57 @@ def is_stream(data: Any) -> bool:
     """Whether `data` is an iterable of batches rather than the data themselves."""
     plain = data is None or isinstance(data, tuple | Mapping | str) or is_array(data) or hasattr(data, "columns")
     return not plain and isinstance(data, Iterable)
+
+
+def as_arguments(data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Data as positional and keyword arguments: a tuple, a dict, or one argument."""
+    if data is None:
+        return (), {}
+    if isinstance(data, tuple):
+        return data, {}
+    if isinstance(data, Mapping):
+        return (), dict(data)
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        return (data.to_numpy(),), {}
+    return (data,), {}
+
+
+def check_data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str] | None:
+    """Raise on zero rows; give (where, what) of the first value that is not finite."""
+    named = [(f"data[{i}]", a) for i, a in enumerate(args)] + [(f"data['{k}']", a) for k, a in kwargs.items()]
+    arrays = [(where, to_host(a)) for where, a in named if hasattr(a, "shape") and hasattr(a, "dtype")]
+    for where, value in arrays:
+        if value.ndim and value.shape[0] == 0:
+            raise ProgramError(f"{where}: expected at least one row; got shape {value.shape}. Pass data with rows.")
+    return checks.finite_arrays(arrays)
+
+
+def to_host(value: Any) -> np.ndarray:
+    """Any library's array as a NumPy array."""
+    detach = getattr(value, "detach", None)
+    return np.asarray(detach().cpu().numpy() if detach else value)
+
+
+def length(batch: Batch) -> int | None:
+    """Rows of a batch's first array; None without arrays."""
+    return next(
+        (v.shape[0] for v in (*batch.args, *batch.kwargs.values()) if hasattr(v, "shape") and len(v.shape)), None
+    )
+
+
+def plain_list(named: Iterable[tuple[Any, Any]]) -> str | None:
+    """The name of the first argument that is a list of numbers where an array may be meant."""
+    for key, value in named:
+        if isinstance(value, list) and is_numbers(value):
+            return f"data[{key!r}]"
+    return None
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether it is a number, or a list of them, however deep."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(is_numbers, value))
+    return isinstance(value, numbers.Number)
 
 
 class Table:

@@ -1,6 +1,6 @@
 """Finite latents that stand in the model only are summed out, exactly: which runs that takes, and the elimination.
 
-A term of the log density is a table over the values of the summed sites that it reads (see `ppl_gen.trials`). The
+A term of the log density is a table over the values of the summed sites that it reads (see `ppl_gen.elimination.trials`). The
 tables are combined by variable elimination, innermost plates first.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from ppl_gen.elimination.trials import Trials, align
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Facts, Path, Run, Site, Term, merge
-from ppl_gen.trials import Trials, align
 
 Array = Any
 MOST_RUNS = 256

@@ -1,6 +1,6 @@
 """Finite latents that the guide enumerates: what each term is worth on average over their values, exactly.
 
-A term is a table over the enumerated sites that it reads (see `ppl_gen.trials`), and so is the guide's own log q of each
+A term is a table over the enumerated sites that it reads (see `ppl_gen.elimination.trials`), and so is the guide's own log q of each
 of them. A term's mean takes the probabilities of the values that it reads, and these are made from the probabilities of
 fewer and earlier sites: chains and trees need no product over all sites. Sites that move other draws stay apart; their
 joint values are tried one by one, as what is drawn differs from one to the next.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ppl_gen.elimination.trials import Trials, align
 from ppl_gen.program import Choice, Facts, Run, Site, Term, assignments
-from ppl_gen.trials import Trials, align
 
 Array = Any
 Digits = tuple[int, ...]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.backends import reference_distributions as laws
 from ppl_gen.backends.namespace import Namespace
 from ppl_gen.errors import ProgramError
 from ppl_gen.language import Array
+from tests.reference import distributions as laws
 
 Params = Mapping[str, Any]
 Breaks = Mapping[str, Sequence[float]]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.errors import NonFinite
-from ppl_gen.infer.prepare import Prepared
 from ppl_gen.program import OWN
+from ppl_gen.training.prepare import Prepared
 
 LENGTH = 1000  # steps
 

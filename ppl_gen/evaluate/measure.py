@@ -12,11 +12,11 @@ import numpy as np
 from ppl_gen import estimators as known
 from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
-from ppl_gen.infer.prepare import Prepared, start_baselines
-from ppl_gen.infer.trajectory import LENGTH, Point
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
 from ppl_gen.program import PARAM, Batch
+from ppl_gen.training.prepare import Prepared, start_baselines
+from ppl_gen.training.trajectory import LENGTH, Point
 
 ADVICE = (
     "Try more particles (num_particles, LeaveOneOut), Enumerate for sites of few values, an importance-weighted "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_gen.infer.orders import Bools, Ints, Orders, Small, draw_orders
+from ppl_gen.query.orders import Bools, Ints, Orders, Small, draw_orders
 
 Floats = NDArray[np.float64]
 Network = Callable[[NDArray[np.float32], Bools], NDArray[Any]]

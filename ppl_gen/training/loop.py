@@ -7,23 +7,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from ppl_gen.backends.held import changed
 from ppl_gen.backends.held import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
-from ppl_gen.infer import checkpoint as files
-from ppl_gen.infer.automatic import length
-from ppl_gen.infer.batches import Stream, Table
-from ppl_gen.infer.interrupt import Halt, listening
-from ppl_gen.infer.progress import Progress
-from ppl_gen.infer.result import Fit
+from ppl_gen.estimators import Plan
+from ppl_gen.training import checkpoint as files
+from ppl_gen.training.batches import Stream, Table, length
+from ppl_gen.training.interrupt import Halt, listening
+from ppl_gen.training.progress import Progress
 
 REPORTS = 100  # callbacks and progress at most this often in a run
 SAVES = 20  # checkpoints
 DRAWS = 4  # of the held-out loss, the same at every evaluation: a single one would choose by its luck
+
+
+class Result(Protocol):
+    """What the loop needs of a `Fit`, which callbacks are given whole."""
+
+    losses: np.ndarray
+    validation_losses: list[tuple[int, float]]
+    config: dict[str, Any]
+    plan: Plan
+    _best: dict[str, np.ndarray] | None
+    _last: dict[str, np.ndarray] | None
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """Parameters in constrained space."""
+
+    def save(self, path: Any) -> None:
+        """Write it to a file."""
+
+    def meta(self) -> dict[str, Any]:
+        """What a file says of it."""
 
 
 @dataclass
@@ -43,7 +63,7 @@ class Running:
     steps: int
     losses: list[float]
     validation_losses: list[tuple[int, float]]
-    fit: Fit
+    fit: Result
     stop: bool = False
 
 

@@ -16,11 +16,11 @@ from ppl_gen.backends.dreams import check_dreams
 from ppl_gen.backends.held import numbers
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
-from ppl_gen.infer.again import check_host
-from ppl_gen.infer.arguments import plain_list
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
+from ppl_gen.training.again import check_host
+from ppl_gen.training.batches import plain_list
 
 
 @dataclass
@@ -56,35 +56,6 @@ class Prepared:
 
 def no_guide(*args: Any, **kwargs: Any) -> None:
     """The guide of a model without latents."""
-
-
-def as_arguments(data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Data as positional and keyword arguments: a tuple, a dict, or one argument."""
-    if data is None:
-        return (), {}
-    if isinstance(data, tuple):
-        return data, {}
-    if isinstance(data, Mapping):
-        return (), dict(data)
-    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        return (data.to_numpy(),), {}
-    return (data,), {}
-
-
-def check_data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str] | None:
-    """Raise on zero rows; give (where, what) of the first value that is not finite."""
-    named = [(f"data[{i}]", a) for i, a in enumerate(args)] + [(f"data['{k}']", a) for k, a in kwargs.items()]
-    arrays = [(where, to_host(a)) for where, a in named if hasattr(a, "shape") and hasattr(a, "dtype")]
-    for where, value in arrays:
-        if value.ndim and value.shape[0] == 0:
-            raise ProgramError(f"{where}: expected at least one row; got shape {value.shape}. Pass data with rows.")
-    return checks.finite_arrays(arrays)
-
-
-def to_host(value: Any) -> np.ndarray:
-    """Any library's array as a NumPy array."""
-    detach = getattr(value, "detach", None)
-    return np.asarray(detach().cpu().numpy() if detach else value)
 
 
 def choose_backend(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None) -> Any:

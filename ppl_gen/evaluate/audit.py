@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_gen.estimators import Enumerate, Plan
-from ppl_gen.infer.measure import OFTEN, Draws, Measured, luck
-from ppl_gen.infer.relative import relative
+from ppl_gen.evaluate.measure import OFTEN, Draws, Measured, luck
+from ppl_gen.evaluate.relative import relative
 
 FALSE_ALARM = 1e-3  # of a whole report
 TOLERANCE = 0.1  # of each parameter's gradient: "agrees" leaves no room for a larger bias along it

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.seeds import as_seed
 from ppl_gen.data.columns import Name, is_frame, show
 from ppl_gen.data.dataset import fingerprint
 from ppl_gen.data.schema import Schema
 from ppl_gen.evaluate.log_prob import LogProb
-from ppl_gen.infer.conditionals import Conditionals, Floats, Network, compact, ensemble_log_prob
-from ppl_gen.infer.mixture import Mixture
-from ppl_gen.infer.orders import Bools, Ints, Small, draw_orders
-from ppl_gen.infer.seeds import as_seed
+from ppl_gen.query.conditionals import Conditionals, Floats, Network, compact, ensemble_log_prob
+from ppl_gen.query.mixture import Mixture
+from ppl_gen.query.orders import Bools, Ints, Small, draw_orders
 
 __all__ = ["Conditional", "condition", "ensemble_log_prob"]
 

@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ppl_gen.infer.conditionals import Conditionals, Floats, blocks, draw_levels, logsumexp, spread_over
-from ppl_gen.infer.orders import Bools, Ints, Orders, Small
+from ppl_gen.query.conditionals import Conditionals, Floats, blocks, draw_levels, logsumexp, spread_over
+from ppl_gen.query.orders import Bools, Ints, Orders, Small
 
 _ENUMERABLE = 4096  # most completions of one row that are listed one by one
 _STARTS = 32  # draws among which the search for a mode starts
