@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ppl_gen import infer
-from ppl_gen.backends.namespace import Namespace
 from ppl_gen.data import Schema
 from ppl_gen.data.variable import Variable
 from ppl_gen.language import use
 from ppl_gen.models.order_agnostic_nade import OrderAgnosticNADE
+from ppl_gen.program.arrays import Namespace
 from ppl_gen.query.orders import draw_orders
 
 MIXED = Schema(tuple(Variable.of_levels(j, range(size)) for j, size in enumerate((2, 3, 2, 4))))

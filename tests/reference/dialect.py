@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.backends.namespace import Namespace
 from ppl_gen.errors import ProgramError
 from ppl_gen.language import Array
+from ppl_gen.program.arrays import Namespace
 from tests.reference import distributions as laws
 
 Params = Mapping[str, Any]

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen.backends.jax.particles import each
-from ppl_gen.backends.namespace import Namespace
+from ppl_gen.program.arrays import Namespace
 
 Array = Any
 

@@ -15,7 +15,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ppl_gen.backends.namespace import Namespace
+from ppl_gen.program.arrays import Namespace
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
