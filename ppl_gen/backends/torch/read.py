@@ -17,29 +17,14 @@ from torch.distributions import constraints
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
-from ppl_gen.backends.torch.distributions import (
-    constraint_of,
-    ends_inside,
-    features,
-    held_tensors,
-    is_reparametrized,
-    is_unchecked,
-    is_users,
-    leaves_out_nan,
-    named,
-    num_values,
-    others,
-    seen,
-    support,
-    tensors,
-    unmasked,
-    untouched,
-)
+from ppl_gen.backends.torch.contents import held_tensors, is_users, tensors, untouched
+from ppl_gen.backends.torch.distributions import features, is_reparametrized
 from ppl_gen.backends.torch.graph import Tracker
+from ppl_gen.backends.torch.masks import is_unchecked, leaves_out_nan, named, unmasked
 from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
-from ppl_gen.backends.torch.ranges import of_support
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
+from ppl_gen.backends.torch.supports import constraint_of, ends_inside, num_values, of_support, others, seen, support
 from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
@@ -235,10 +220,7 @@ def _check_observation(where: str, msg: Any, checked: bool) -> list[str]:
 
 
 def _kind(fn: Any) -> str:
-    core = unmasked(fn)
-    while type(core).__name__ in ("Independent", "ExpandedDistribution"):
-        core = core.base_dist
-    return type(core).__name__
+    return type(named(fn)).__name__
 
 
 @dataclass

@@ -16,7 +16,9 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_gen.backends.torch.distributions import divergence, features, log_masses, parameters, seen, unmasked
+from ppl_gen.backends.torch.distributions import divergence, features, log_masses, parameters
+from ppl_gen.backends.torch.masks import unmasked
+from ppl_gen.backends.torch.supports import seen
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 

@@ -2,20 +2,21 @@
 
 Beside every storage that carries anything stands a mirror of it, one word of marks per element (see
 `ppl_gen.program.independence`). A tensor's words are read off the mirror with the tensor's own size and stride, so views, and what is
-written through them, need no rules; the rules in `ppl_gen.backends.torch.flows` say what operations with new memory do.
+written through them, need no rules; the rules in `ppl_gen.backends.torch.flows.rules` say what operations with new memory do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl_gen.backends.torch.flows import Call, either, everything, flow, reduced
+from ppl_gen.backends.torch.flows.call import Call, either, everything, reduced
+from ppl_gen.backends.torch.flows.rules import flow
+from ppl_gen.backends.torch.operators import FROM_OUTSIDE, Operation, is_among
 from ppl_gen.program.independence import WIDTH, Marks
 
 
@@ -140,7 +141,7 @@ def _extent(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-class Words:
+class Planes:
     """All planes: as many words per element as the marks need.
 
     Attributes:
@@ -160,26 +161,36 @@ class Words:
         """Notes that a tensor is."""
         self._constant[storage(tensor)] = tensor.untyped_storage()
 
-    def made(
-        self, random: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], written: Sequence[Tensor]
-    ) -> None:
-        """Follows constants through one operation.
+    def follow(self, operation: Operation) -> None:
+        """Follows constants and marks through one operation."""
+        self._follow_constants(operation)
+        if self.planes:
+            self._follow_marks(operation)
 
-        Args:
-            random: whether it draws.
-            inputs: the tensors that it read.
-            outputs: its results.
-            written: the tensors whose memory it wrote.
-        """
-        own = set(map(storage, written))
-        known = not random and all(storage(tensor) in self._constant or storage(tensor) in own for tensor in inputs)
-        old = {storage(tensor) for tensor in inputs}
-        for tensor in outputs:
+    def _follow_constants(self, operation: Operation) -> None:
+        old, own = ({storage(tensor) for tensor in tensors} for tensors in (operation.inputs, operation.targets))
+        random = operation.draws or operation.name in FROM_OUTSIDE
+        known = not random and all(place in self._constant or place in own for place in old)
+        for tensor in operation.results:
             if known and storage(tensor) and storage(tensor) not in old:
                 self._constant[storage(tensor)] = tensor.untyped_storage()
         if not known:
             for place in own:
                 self._constant.pop(place, None)
+
+    def _follow_marks(self, operation: Operation) -> None:
+        inputs, written = operation.inputs, operation.targets
+        old = {storage(tensor) for tensor in inputs}
+        fresh = [t for t in operation.results if (storage(t) or id(t)) not in old and not is_among(t, written)]
+        outs = [*written, *fresh]
+        if not outs:
+            return  # views
+        for plane in self.planes:
+            if plane.carries([*inputs, *written]):
+                func, name, args, kwargs = operation.func, operation.name, operation.args, operation.kwargs
+                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read, self.is_constant)
+                for tensor, words in zip(outs, flow(call), strict=True):
+                    plane.write(tensor, words)
 
     @unwatched()
     def mark(self, tensor: Tensor, key: Hashable, plate: str, axis: int) -> None:
@@ -201,39 +212,6 @@ class Words:
         marks = Marks({plate: length}, {plate: plane.used})
         plane.marks[key], plane.used = (plate, marks), plane.used + bits
         return plane, marks
-
-    def operation(
-        self,
-        func: Any,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        written: Sequence[Tensor],
-    ) -> None:
-        """Follows the marks through one operation.
-
-        Args:
-            func: the operator.
-            name: its name.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-            inputs: the tensors that it read.
-            outputs: its results.
-            written: the tensors whose memory it wrote.
-        """
-        outs = [*written]
-        old = {storage(tensor) for tensor in inputs}
-        fresh = [t for t in outputs if (storage(t) or id(t)) not in old and not any(t is w for w in written)]
-        outs += fresh
-        if not outs:
-            return  # views
-        for plane in self.planes:
-            if plane.carries([*inputs, *written]):
-                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read, self.is_constant)
-                for tensor, words in zip(outs, flow(call), strict=True):
-                    plane.write(tensor, words)
 
     @unwatched()
     def reached(self, tensors: Iterable[Tensor]) -> bool:

@@ -1,0 +1,1 @@
+"""What operations do to marks: which elements of a result may depend on which elements of the operands."""
