@@ -30,7 +30,8 @@ from ppl_gen.backends.jax.distributions import (
     support,
     unmasked,
 )
-from ppl_gen.backends.jax.graph import Known, follow
+from ppl_gen.backends.jax.graph import follow
+from ppl_gen.backends.jax.known import Known
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jax.samplers import refuse_sampler

@@ -13,7 +13,8 @@ import numpyro.distributions as dist
 from jax.extend.core import ClosedJaxpr, Literal
 
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.graph import Known, follow
+from ppl_gen.backends.jax.graph import follow
+from ppl_gen.backends.jax.known import Known
 from ppl_gen.program import NOISE, Path
 
 Array = Any

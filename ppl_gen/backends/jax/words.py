@@ -15,21 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from ppl_gen.backends.jax.calls import called, is_mutable, scan_lengths
+from ppl_gen.backends.jax.calls import called, mutable, scan_lengths, shape_of
 from ppl_gen.backends.jax.constants import evaluate
-from ppl_gen.backends.jax.moves import (
-    RULES,
-    Constant,
-    Present,
-    Words,
-    all_of,
-    everything,
-    fitted,
-    full,
-    gathered,
-    shape_of,
-    union,
-)
+from ppl_gen.backends.jax.flows.rules import RULES
+from ppl_gen.backends.jax.flows.words import Constant, Present, Words, all_of, everything, fitted, full, gathered, union
 from ppl_gen.program import Site, Term
 from ppl_gen.program.independence import Marks, Mixes, lengths_of, rounds
 
@@ -79,7 +68,7 @@ class _Walker:
             if all(one is None for one in ins):
                 continue
             held.update(zip(eqn.outvars, self._through(eqn, ins, own), strict=True))
-            for ref in filter(is_mutable, eqn.invars):  # what was written can be read again
+            for ref in mutable(eqn):  # what was written can be read again
                 held[ref] = fitted(union(*map(all_of, ins)), len(shape_of(ref)))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -90,7 +79,7 @@ class _Walker:
 
     def _through(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         """Words of the outputs of one equation."""
-        if any(map(is_mutable, eqn.invars)):
+        if mutable(eqn):
             return everything(eqn, ins)
         inner = called(eqn)
         if inner is not None:
