@@ -7,6 +7,7 @@ import os.path
 import sysconfig
 from collections.abc import Iterator, Sequence
 from types import CodeType
+from typing import Any
 
 import jax
 import numpyro
@@ -87,7 +88,7 @@ def is_of_jax(function: Function) -> bool:
 def detaches_in_library(eqn: JaxprEqn) -> bool:
     """Whether a library's own text calls `stop_gradient`, and not the user's."""
     trace = eqn.source_info.traceback
-    frames = list(trace.frames) if trace else []
+    frames: list[Any] = list(trace.frames) if trace else []
     callers = [b for a, b in itertools.pairwise(frames) if a.function_name == "stop_gradient"]
     return bool(callers) and callers[0].file_name.startswith(INSTALLED)
 

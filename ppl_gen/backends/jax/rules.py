@@ -29,6 +29,7 @@ from ppl_gen.backends.jax.smooth import (
     PARTIAL,
 )
 from ppl_gen.program import blocked, merge
+from ppl_gen.program.bounds import decided
 from ppl_gen.program.continuity import Expr, const, is_continuous, simplify
 
 
@@ -84,7 +85,7 @@ def _poles(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> tuple[int, ...]:
 
 def _comparison(eqn: JaxprEqn, ins: list[Known], scope: Scope) -> list[Reach]:
     """A comparison, which is none where the bounds have decided it."""
-    return [{}] if ranges.decided(eqn, [own.bounds for own in ins]) is not None else opaque(eqn, ins, scope)
+    return [{}] if decided(eqn.primitive.name, *(own.bounds for own in ins)) is not None else opaque(eqn, ins, scope)
 
 
 COMPARED = frozenset("eq ne gt ge lt le".split())

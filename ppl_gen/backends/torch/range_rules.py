@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ppl_gen.backends.torch.range import NOTHING, UNKNOWN, YES_OR_NO, Range, hull
-from ppl_gen.program.bounds import ANY, NONNEGATIVE, POSITIVE, UNIT, Bounds, bounds, exactly, power
+from ppl_gen.program.bounds import ANY, NONNEGATIVE, POSITIVE, UNIT, Bounds, bounds, decided, exactly, power
 
 Of = Callable[[object], Range]
 
@@ -113,13 +113,8 @@ def _running_total(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ra
 
 def _comparison(name: str) -> Rule:
     def rule(of: Of, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Range:
-        a, b = of(args[0]).bounds, of(args[1]).bounds
-        if name in ("lt", "le"):
-            a, b = b, a
-        strict = name in ("gt", "lt")
-        above = a.low > b.high or (a.low == b.high and (not strict or a.above or b.below))
-        below = a.high < b.low or (a.high == b.low and (strict or a.below or b.above))
-        return Range(exactly(1.0), True) if above else Range(exactly(0.0), True) if below else YES_OR_NO
+        found = decided(name, of(args[0]).bounds, of(args[1]).bounds)
+        return YES_OR_NO if found is None else Range(exactly(float(found)), True)
 
     return rule
 

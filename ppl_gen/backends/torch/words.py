@@ -17,7 +17,7 @@ from torch import Tensor
 from ppl_gen.backends.torch.flows.call import Call, either, everything, reduced
 from ppl_gen.backends.torch.flows.rules import flow
 from ppl_gen.backends.torch.operators import FROM_OUTSIDE, Operation, is_among
-from ppl_gen.program.independence import WIDTH, Marks
+from ppl_gen.program.independence import WIDTH, Marks, bits
 
 
 def storage(tensor: Tensor) -> int:
@@ -205,12 +205,11 @@ class Planes:
         for plane in self.planes:
             if key in plane.marks:
                 return plane, plane.marks[key][1]
-        bits = 2 * max(1, (length - 1).bit_length())
-        plane = next((plane for plane in self.planes if plane.used + bits <= WIDTH), None) or Plane()
+        plane = next((plane for plane in self.planes if plane.used + bits(length) <= WIDTH), None) or Plane()
         if plane not in self.planes:
             self.planes.append(plane)
         marks = Marks({plate: length}, {plate: plane.used})
-        plane.marks[key], plane.used = (plate, marks), plane.used + bits
+        plane.marks[key], plane.used = (plate, marks), plane.used + bits(length)
         return plane, marks
 
     @unwatched()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,9 @@ def dynamic_slice(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Constant]
     whole, sizes = shape_of(eqn.invars[0]), eqn.params["slice_sizes"]
     known = values_of(constants[1:]) if words is not None else None
     if words is not None and known is not None:
-        firsts = [min(max(int(k), 0), n - size) for k, n, size in zip(known, whole, sizes, strict=True)]
-        words = cut(words, [slice(k, k + size) for k, size in zip(firsts, sizes, strict=True)])
+        words = cut(words, _slices(known, whole, sizes))
     else:
-        words = gathered(
-            words, [i for i, (n, size) in enumerate(zip(whole, sizes, strict=True)) if n != size], keep=True
-        )
+        words = gathered(words, _partial(whole, sizes), keep=True)
     return [union(words, fitted(union(*starts), len(sizes)))]
 
 
@@ -45,71 +43,116 @@ def dynamic_update_slice(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Co
     whole, sizes = shape_of(eqn.invars[0]), shape_of(eqn.invars[1])
     known = values_of(constants[2:]) if update is not None else None
     if update is not None and known is not None:
-        firsts = [min(max(int(k), 0), n - size) for k, n, size in zip(known, whole, sizes, strict=True)]
         wide = full(words, whole).copy()
-        wide[tuple(slice(k, k + size) for k, size in zip(firsts, sizes, strict=True))] = update
+        wide[tuple(_slices(known, whole, sizes))] = update
         words = wide
     else:
-        parts = [i for i, (n, size) in enumerate(zip(whole, sizes, strict=True)) if n != size]
-        words = union(words, gathered(update, parts, keep=True))
+        words = union(words, gathered(update, _partial(whole, sizes), keep=True))
     return [union(words, fitted(union(*starts), len(whole)))]
+
+
+def _slices(starts: Sequence[NDArray[Any]], whole: Shape, sizes: Shape) -> list[slice]:
+    """A slice of each axis, moved inside of the array."""
+    firsts = [min(max(int(k), 0), n - size) for k, n, size in zip(starts, whole, sizes, strict=True)]
+    return [slice(k, k + size) for k, size in zip(firsts, sizes, strict=True)]
+
+
+def _partial(whole: Shape, sizes: Shape) -> list[int]:
+    """The axes of which a slice is but a part."""
+    return [axis for axis, (n, size) in enumerate(zip(whole, sizes, strict=True)) if n != size]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How slices lie in an operand, and beside the array that holds their positions.
+
+    Attributes:
+        whole: shape of the operand.
+        sizes: of a slice, along each axis of the operand.
+        batch: shape of the array of positions, its last axis left out.
+        mapped: the axes of the operand along which a position moves a slice.
+        pairs: axis of the operand -> axis of the batch, along which each slice stays in its own row.
+        window: the other axes of the operand that a slice keeps.
+    """
+
+    whole: Shape
+    sizes: Shape
+    batch: Shape
+    mapped: Sequence[int]
+    pairs: Mapping[int, int]
+    window: Sequence[int]
+
+    def places(self, index: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """For each axis of the operand the positions that are read or written, to broadcast to batch + window."""
+        return tuple(self._place(axis, index) for axis in range(len(self.whole)))
+
+    def _place(self, axis: int, index: NDArray[Any]) -> NDArray[Any]:
+        width = len(self.batch)
+        place = np.zeros((1,) * (width + len(self.window)), int)
+        if axis in self.mapped:
+            first = index[..., list(self.mapped).index(axis)].astype(int)
+            last = self.whole[axis] - self.sizes[axis]
+            place = np.clip(first, 0, last).reshape(self.batch + (1,) * len(self.window))
+        elif axis in self.pairs:
+            place = self._along(self.pairs[axis], self.batch[self.pairs[axis]])
+        if axis in self.window:
+            place = place + self._along(width + self.window.index(axis), self.sizes[axis])
+        return place
+
+    def _along(self, dim: int, size: int) -> NDArray[Any]:
+        """Positions along one of the axes of batch + window."""
+        shape = [1] * (len(self.batch) + len(self.window))
+        shape[dim] = size
+        return np.arange(size).reshape(shape)
+
+    def read(self, words: Present) -> Present:
+        """Words of batch + window axes of what may be read from anywhere along the mapped axes."""
+        loose = gathered(words, list(self.mapped), keep=True)
+        assert loose is not None
+        parts = [slice(None) if axis in self.pairs else slice(0, size) for axis, size in enumerate(self.sizes)]
+        loose = cut(loose, parts)
+        rows = {dim: axis for axis, dim in self.pairs.items()}
+        order = [*(rows[dim] for dim in sorted(rows)), *self.window]
+        rest = [axis for axis in range(len(self.sizes)) if axis not in order]
+        front = [loose.shape[rows[dim]] if dim in rows else 1 for dim in range(len(self.batch))]
+        return loose.transpose(order + rest).reshape(front + [loose.shape[axis] for axis in self.window])
+
+    def write(self, words: Present, window: Sequence[int | None] = ()) -> Present:
+        """Words of batch + window axes over the operand, where they may be written anywhere; `window`: as `still`."""
+        width = len(self.batch)
+        kept = {dim: axis for axis, dim in self.pairs.items()}
+        kept |= {width + i: axis for i, axis in enumerate(window) if axis is not None}
+        reduced = gathered(words, [dim for dim in range(words.ndim) if dim not in kept], keep=True)
+        assert reduced is not None
+        shape = [1] * len(self.whole)
+        for dim, axis in kept.items():
+            shape[axis] = reduced.shape[dim]
+        order = sorted(kept, key=lambda dim: kept[dim])
+        rest = [dim for dim in range(words.ndim) if dim not in kept]
+        return reduced.transpose(order + rest).reshape(shape)
+
+    @property
+    def still(self) -> list[int | None]:
+        """The axes of the window; None for one along which a slice may lie anywhere."""
+        return [None if a in self.mapped or self.sizes[a] != self.whole[a] else a for a in self.window]
 
 
 def gather(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Constant]) -> list[Words]:
     """Slices at positions that an array holds."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     words, index = ins
-    batch = shape_of(eqn.invars[1])[:-1]
     pairs = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
     window = [axis for axis in range(len(sizes)) if axis not in numbers.collapsed_slice_dims and axis not in pairs]
+    whole, batch = shape_of(eqn.invars[0]), shape_of(eqn.invars[1])[:-1]
+    layout = _Layout(whole, sizes, batch, numbers.start_index_map, pairs, window)
     found: Words = None
-    if words is not None and constants[1] is not None:
-        places = _places(constants[1](), batch, shape_of(eqn.invars[0]), sizes, numbers.start_index_map, pairs, window)
-        found = full(words, shape_of(eqn.invars[0]))[tuple(places)]
-    elif words is not None:
-        reduced = gathered(words, list(numbers.start_index_map), keep=True)
-        assert reduced is not None
-        reduced = cut(
-            reduced, [slice(0, size) if axis not in pairs else slice(None) for axis, size in enumerate(sizes)]
-        )
-        rows = {dim: axis for axis, dim in pairs.items()}
-        order = [rows[dim] for dim in sorted(rows)] + window
-        rest = [axis for axis in range(len(sizes)) if axis not in order]
-        front = [reduced.shape[rows[dim]] if dim in rows else 1 for dim in range(len(batch))]
-        found = reduced.transpose(order + rest).reshape(front + [reduced.shape[axis] for axis in window])
-    if index is not None:
-        own = gathered(index, [-1])
-        assert own is not None
+    if words is not None:
+        known = constants[1]
+        found = layout.read(words) if known is None else full(words, whole)[layout.places(known())]
+    own = gathered(index, [-1])
+    if own is not None:
         found = union(found, own.reshape(own.shape + (1,) * len(window)))
     return [None if found is None else _placed(found, len(batch), numbers.offset_dims)]
-
-
-def _places(
-    index: NDArray[Any],
-    batch: Shape,
-    whole: Shape,
-    sizes: Shape,
-    mapped: Sequence[int],
-    pairs: dict[int, int],
-    window: list[int],
-) -> list[NDArray[Any]]:
-    """For each axis of the operand the position that is read or written, as arrays that broadcast to batch + window."""
-    places = []
-    for axis in range(len(whole)):
-        place = np.zeros((1,) * (len(batch) + len(window)), int)
-        if axis in mapped:
-            first = np.clip(index[..., list(mapped).index(axis)].astype(int), 0, whole[axis] - sizes[axis])
-            place = first.reshape(batch + (1,) * len(window))
-        elif axis in pairs:
-            shape = [1] * (len(batch) + len(window))
-            shape[pairs[axis]] = batch[pairs[axis]]
-            place = np.arange(batch[pairs[axis]]).reshape(shape)
-        if axis in window:
-            shape = [1] * (len(batch) + len(window))
-            shape[len(batch) + window.index(axis)] = sizes[axis]
-            place = place + np.arange(sizes[axis]).reshape(shape)
-        places.append(place)
-    return places
 
 
 def _placed(words: Present, width: int, offsets: Sequence[int]) -> Present:
@@ -125,41 +168,26 @@ def scatter(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Constant]) -> l
     """Slices are written at positions that an array holds."""
     numbers = eqn.params["dimension_numbers"]
     words, index, updates = ins
-    whole, batch = shape_of(eqn.invars[0]), shape_of(eqn.invars[1])[:-1]
+    whole, given = shape_of(eqn.invars[0]), shape_of(eqn.invars[2])
     pairs = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
     window = [axis for axis in range(len(whole)) if axis not in numbers.inserted_window_dims and axis not in pairs]
-    mapped = numbers.scatter_dims_to_operand_dims
     inside = list(numbers.update_window_dims)
-    outside = [axis for axis in range(len(shape_of(eqn.invars[2]))) if axis not in inside]
+    lengths = dict(zip(window, (given[axis] for axis in inside), strict=True))
+    sizes = tuple(lengths.get(axis, 1) for axis in range(len(whole)))
+    batch = shape_of(eqn.invars[1])[:-1]
+    layout = _Layout(whole, sizes, batch, numbers.scatter_dims_to_operand_dims, pairs, window)
     if updates is not None:
-        updates = updates.transpose(outside + inside)
-        lengths = [shape_of(eqn.invars[2])[axis] for axis in inside]
-        sizes = tuple(lengths[window.index(axis)] if axis in window else 1 for axis in range(len(whole)))
-        if constants[1] is not None:
-            places = _places(constants[1](), batch, whole, sizes, mapped, pairs, window)
-            wide = full(words, whole).copy()
-            np.bitwise_or.at(wide, tuple(places), np.broadcast_to(updates, (*batch, *lengths)))
-            words = wide
-        else:
-            moved = {axis for axis in window if axis in mapped or sizes[axis] != whole[axis]}
-            words = union(
-                words, _spread(updates, len(batch), whole, pairs, [a if a not in moved else None for a in window])
-            )
-    if index is not None:
-        own = gathered(index, [-1])
-        assert own is not None
-        words = union(words, _spread(own, len(batch), whole, pairs, []))
-    return [words]
+        updates = updates.transpose([axis for axis in range(len(given)) if axis not in inside] + inside)
+        words = _written(words, updates, layout, constants[1])
+    own = gathered(index, [-1])
+    return [words if own is None else union(words, layout.write(own))]
 
 
-def _spread(words: Present, width: int, whole: Shape, pairs: dict[int, int], window: list[int | None]) -> Words:
-    """Words of batch + window axes over an operand that they may be written into anywhere; None among the axes: anywhere in it."""
-    kept = {dim: axis for axis, dim in pairs.items()} | {width + i: a for i, a in enumerate(window) if a is not None}
-    reduced = gathered(words, [dim for dim in range(words.ndim) if dim not in kept], keep=True)
-    assert reduced is not None
-    shape = [1] * len(whole)
-    for dim, axis in kept.items():
-        shape[axis] = reduced.shape[dim]
-    order = sorted(kept, key=lambda dim: kept[dim])
-    rest = [dim for dim in range(words.ndim) if dim not in kept]
-    return reduced.transpose(order + rest).reshape(shape)
+def _written(words: Words, updates: Present, layout: _Layout, index: Constant) -> Words:
+    """Words of an operand after updates, of batch + window axes, were written into it."""
+    if index is None:
+        return union(words, layout.write(updates, layout.still))
+    wide = full(words, layout.whole).copy()
+    lengths = [layout.sizes[axis] for axis in layout.window]
+    np.bitwise_or.at(wide, layout.places(index()), np.broadcast_to(updates, (*layout.batch, *lengths)))
+    return wide
