@@ -17,12 +17,12 @@ from numpyro.infer import autoguide
 from ppl_gen.backends import checks
 from ppl_gen.backends.held import instances
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.compiled import user_line
+from ppl_gen.backends.jax.compiled import LEAVES_TRACER, user_line
 from ppl_gen.backends.jax.distributions import (
     bad_argument,
-    core,
     features,
     is_unchecked,
+    named,
     num_values,
     others,
     satisfies,
@@ -36,7 +36,7 @@ from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
-from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
+from ppl_gen.backends.jax.trace import Traced, trace
 from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.elimination.sums import is_summed
@@ -180,7 +180,7 @@ def survey(
 
     try:  # shapes are enough, and far quicker than one operation at a time; a new parameter needs its value
         values() if program.open else jax.eval_shape(values)
-    except OPAQUE:
+    except LEAVES_TRACER:
         values()
     return sizes, latents, shapes
 
@@ -275,7 +275,7 @@ def relabelled(program: Program, params: Any, buffers: Any, batch: Batch, facts:
 
 def _kind(fn: Any) -> str:
     """The distribution's name as Pyro, and the user, knows it."""
-    return type(core(fn)).__name__.removesuffix("Logits").removesuffix("Probs")
+    return type(named(fn)).__name__.removesuffix("Logits").removesuffix("Probs")
 
 
 def _scaled(msg: Any) -> bool:
@@ -301,7 +301,7 @@ def _reaches(
     own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
         traced = trace(program, batch, run, latents)
-    except OPAQUE as error:
+    except LEAVES_TRACER as error:
         reached = _anything_goes(program, sites, own)
         return reached, mixes_all(reached, own), user_line(error), False
     runs.append(traced.run)

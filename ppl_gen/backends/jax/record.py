@@ -14,11 +14,11 @@ from numpyro.primitives import Messenger
 
 from ppl_gen.backends.jax.distributions import (
     choose,
-    core,
     corrected,
     divergence,
     features,
     log_masses,
+    named,
     parameters,
     unmasked,
 )
@@ -134,7 +134,7 @@ class Recorder(Messenger):
         held = isinstance(self.fixed.get(name), Choice | Draw) or (self.role == "guide" and name in self.cut)
         if held or self._flow != "scan":
             raise ProgramError(
-                f"site '{name}' ({type(core(msg['fn'])).__name__}): expected latents inside {self._flow} to be drawn by scan and "
+                f"site '{name}' ({type(named(msg['fn'])).__name__}): expected latents inside {self._flow} to be drawn by scan and "
                 "differentiated by Pathwise(), as no other estimator can hold or try their values there; got another. Write the "
                 "steps as a Python loop."
             )
@@ -237,7 +237,7 @@ def same_scale(scale: Any, other: Any) -> bool:
 
 def is_bookkeeping(msg: Any) -> bool:
     """Whether an observed site is no data: a factor."""
-    return type(core(msg["fn"])).__name__ == "Unit"
+    return type(named(msg["fn"])).__name__ == "Unit"
 
 
 def plate_sum(log_prob: Array, plates: Mapping[str, int]) -> Array:

@@ -23,7 +23,7 @@ from ppl_gen.backends.jax.compiled import (
     split_batch,
     user_line,
 )
-from ppl_gen.backends.jax.distributions import core
+from ppl_gen.backends.jax.distributions import named
 from ppl_gen.backends.jax.optimizers import adam, build
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.errors import NonFinite, ProgramError
@@ -456,7 +456,7 @@ def blame(program: Program, state: State, batch: Batch) -> str:
         log_prob = np.asarray(msg["fn"].log_prob(msg["value"]))
         if not found and not np.isfinite(log_prob).all():
             worst = log_prob[~np.isfinite(log_prob)].flat[0]
-            what = f"the log density of {type(core(msg['fn'])).__name__}"
+            what = f"the log density of {type(named(msg['fn'])).__name__}"
             found.append(f"site '{msg['name']}' ({role}): expected {what} to be finite; got {worst}")
 
     program.run(state.params, state.buffers, state.key, batch, observer=look)

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from ppl_gen.backends.torch import host
 from ppl_gen.backends.torch.findings import SHARE, Findings, Underway
 from ppl_gen.backends.torch.frames import is_checking, is_users, where
+from ppl_gen.backends.torch.intervals import hull, numbers
 from ppl_gen.backends.torch.operators import Function, tensors_in
-from ppl_gen.backends.torch.range import hull, numbers
 from ppl_gen.program import PARAM, blocked, merge
 
 _T: Any = Tensor

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from ppl_gen.backends.torch.findings import Findings
 from ppl_gen.backends.torch.functions import Functions
+from ppl_gen.backends.torch.intervals import UNKNOWN
 from ppl_gen.backends.torch.memory import Reach
 from ppl_gen.backends.torch.operations import Operations
 from ppl_gen.backends.torch.paths import Answers
-from ppl_gen.backends.torch.range import UNKNOWN
 from ppl_gen.backends.torch.threads import Threads
 from ppl_gen.program import NOISE, PARAM, Path, merge
 

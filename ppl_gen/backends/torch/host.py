@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_gen.backends.torch.intervals import Range
 from ppl_gen.backends.torch.operators import Function
-from ppl_gen.backends.torch.range import Range
 
 MOST_OUTCOMES = 32  # of one read
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ppl_gen.backends.torch.range import NOTHING, UNKNOWN, YES_OR_NO, Range, hull
+from ppl_gen.backends.torch.intervals import NOTHING, UNKNOWN, YES_OR_NO, Range, hull
 from ppl_gen.program.bounds import ANY, NONNEGATIVE, POSITIVE, UNIT, Bounds, bounds, decided, exactly, power
 
 Of = Callable[[object], Range]

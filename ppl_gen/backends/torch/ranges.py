@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ppl_gen.backends.torch.intervals import UNKNOWN, YES_OR_NO, Range
 from ppl_gen.backends.torch.operators import Operation, is_among
-from ppl_gen.backends.torch.range import UNKNOWN, YES_OR_NO, Range
 from ppl_gen.backends.torch.range_rules import RULES
 from ppl_gen.backends.torch.words import storage, unwatched
 from ppl_gen.program.bounds import ANY, NONNEGATIVE, Bounds, exactly

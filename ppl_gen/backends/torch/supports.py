@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from ppl_gen.backends.torch.intervals import UNKNOWN, YES_OR_NO, Range
 from ppl_gen.backends.torch.masks import counted, named, unmasked
-from ppl_gen.backends.torch.range import UNKNOWN, YES_OR_NO, Range
 from ppl_gen.program.bounds import UNIT, Bounds
 
 MOST_NUMBERS = 10**6  # in a list of all values of a finite support
