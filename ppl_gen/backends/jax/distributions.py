@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, biject_to, constraints
 from numpyro.distributions.constraints import Constraint
 
+from ppl_gen.backends.divergence import finite_divergence
 from ppl_gen.backends.held import held
 from ppl_gen.backends.wrappers import Wrappers
 
@@ -146,9 +147,7 @@ def _finite_divergence(q: Distribution, p: Distribution) -> Array | None:
     kinds = {type(named(d)).__name__.removesuffix("Logits").removesuffix("Probs") for d in (q, p)}
     if kinds not in ({"Bernoulli"}, {"Categorical"}) or num_values(q) != num_values(p):
         return None
-    masses, others = log_masses(q), log_masses(p)
-    gap = jnp.where(masses == -jnp.inf, 0.0, masses - others)  # what has no probability does not count
-    return (jnp.exp(masses) * gap).sum(tuple(range(-1 - len(q.event_shape), 0)))
+    return finite_divergence(jnp, log_masses(q), log_masses(p), len(q.event_shape))
 
 
 def support(distribution: Distribution) -> tuple[str, int | None]:
@@ -183,7 +182,7 @@ def choose(distribution: Distribution, index: int) -> Array:
     return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
 
 
-def others(distribution: Distribution, value: Array, key: Array) -> list[Array]:
+def values_to_try(distribution: Distribution, value: Array, key: Array) -> list[Array]:
     """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
     base, bare = named(distribution), unmasked(distribution)
     draws = [bare.sample(jax.random.fold_in(key, number)) for number in range(2)]

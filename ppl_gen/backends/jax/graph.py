@@ -64,18 +64,12 @@ def reach(
         trusted: whether arrays that the program holds are the same in every batch.
 
     Returns:
-        For each output ``source -> Path``; a jump reads ``"model.py:12: gt"``, the user's line and the
-        primitive, or the primitive alone where no line is known.
-
-    Raises:
-        ValueError: if ``sources`` does not have one entry per input.
+        For each output ``source -> Path``; a jump reads ``"model.py:12: gt"``, or the primitive alone where no line is known.
     """
     number = len(closed_jaxpr.jaxpr.invars)
     if len(sources) != number:
-        raise ValueError(
-            f"reach: expected one map of sources per input ({number}); got {len(sources)}. "
-            "Flatten the program's arguments with jax.tree.leaves."
-        )
+        hint = "Flatten the program's arguments with jax.tree.leaves."
+        raise ValueError(f"reach: expected one map of sources per input ({number}); got {len(sources)}. {hint}")
     inputs = [Known(dict(own), limit) for own, limit in zip(sources, limits or [ANY] * number, strict=True)]
     return [output.reach for output in follow(closed_jaxpr, inputs, trusted)]
 

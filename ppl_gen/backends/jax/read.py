@@ -24,11 +24,11 @@ from ppl_gen.backends.jax.distributions import (
     is_unchecked,
     named,
     num_values,
-    others,
     satisfies,
     seen,
     support,
     unmasked,
+    values_to_try,
 )
 from ppl_gen.backends.jax.graph import follow
 from ppl_gen.backends.jax.known import Known
@@ -80,7 +80,7 @@ def read(program: Program, batch: Batch) -> Facts:
         sites[role, msg["name"]] = site
         labels[site.term] = label(msg)
         if (role == "guide" and not site.observed) or is_summed(site, sites):
-            found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
+            found = values_to_try(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
             more[site.name] = [np.array(other) for other in found]
         elif role == "model" and site.name in more:
             priors[site.name] = unmasked(msg["fn"])

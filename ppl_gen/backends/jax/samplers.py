@@ -65,7 +65,7 @@ def _defines(kind: type, silent: frozenset[str]) -> bool:
 def refuse_sampler(
     program: ClosedJaxpr,
     drawn: int,
-    held: Sequence[int],
+    parts: Sequence[int],
     arrays: Sequence[Known],
     inputs: Sequence[Known],
     trusted: bool,
@@ -75,23 +75,28 @@ def refuse_sampler(
     Args:
         program: from the program's inputs to everything.
         drawn: the output that is the draw.
-        held: the outputs that are the distribution's arrays.
+        parts: the outputs that are the distribution's arrays.
         arrays: what is known of these.
         inputs: what is known of the inputs: what else the sampler takes from them, by closures say, counts too.
         trusted: see `ppl_gen.backends.jax.graph.reach`.
     """
     outvars, invars = program.jaxpr.outvars, program.jaxpr.invars
-    known = {v: own for v, own in zip((outvars[i] for i in held), arrays, strict=True) if not isinstance(v, Literal)}
+    known = {v: own for v, own in zip((outvars[i] for i in parts), arrays, strict=True) if not isinstance(v, Literal)}
     given = [var for var in known if var not in invars]
-    only = part(program, drawn, drawn + 1, stop=given)
     free = [_source(var, known[var], f"array {i}") for i, var in enumerate(given)]
     rest = [_source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(invars, inputs, strict=True))]
-    debug = only.jaxpr.debug_info._replace(arg_names=None)
-    jaxpr = only.jaxpr.replace(invars=[*given, *only.jaxpr.invars], debug_info=debug)
-    (output,) = follow(ClosedJaxpr(jaxpr, only.consts), [*free, *rest], trusted)
+    (output,) = follow(_onwards(program, drawn, given), [*free, *rest], trusted)
     jumps = [path.jump for source, path in output.reach.items() if source != NOISE and path.jump]
     first = next(iter(jumps), None)
     return first.split(": ")[-1] if first and first.startswith("samplers.py:") else first  # no user's line
+
+
+def _onwards(program: ClosedJaxpr, drawn: int, given: Sequence[Var]) -> ClosedJaxpr:
+    """From these variables, and the program's inputs, to one of its outputs."""
+    only = part(program, drawn, drawn + 1, stop=given)
+    debug = only.jaxpr.debug_info._replace(arg_names=None)
+    jaxpr = only.jaxpr.replace(invars=[*given, *only.jaxpr.invars], debug_info=debug)
+    return ClosedJaxpr(jaxpr, only.consts)
 
 
 def _source(var: Var, own: Known, label: str) -> Known:

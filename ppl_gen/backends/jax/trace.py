@@ -213,8 +213,8 @@ class _Look:
         try:
             weighed = [bare.log_prob(msg["value"]), msg["fn"].log_prob(msg["value"]) * scale]
         except NotImplementedError:  # a transform without an inverse: whatever it holds may move every element
-            held = [*held_arrays(msg["fn"]), *arrays((msg["fn"], msg["value"], scale))]
-            whole = sum((jnp.sum(jnp.asarray(array, float)) for array in held), jnp.zeros(()))
+            inside = [*held_arrays(msg["fn"]), *arrays((msg["fn"], msg["value"], scale))]
+            whole = sum((jnp.sum(jnp.asarray(array, float)) for array in inside), jnp.zeros(()))
             weighed = [jnp.broadcast_to(whole, bare.batch_shape)]
             self.hidden.add(term)
         self.densities += map(jnp.asarray, weighed)

@@ -177,31 +177,28 @@ def _same(first: Words, second: Words) -> bool:
 
 
 def find_mixes(
-    closed_jaxpr: ClosedJaxpr,
+    program: ClosedJaxpr,
     inputs: Sequence[str],
     terms: Sequence[Term],
     sites: Mapping[Term, Site],
     latents: Mapping[str, Site],
-    trusted: bool = True,
+    trusted: bool,
 ) -> Mixes:
     """(latent, term, plate) for every term of which an element may be moved by another element of the latent.
 
     Args:
-        closed_jaxpr: the program: its outputs are the terms' log densities, element by element.
+        program: its outputs are the terms' log densities, element by element.
         inputs: what each input is: a latent's name, or anything else.
         terms: the term of each output.
-        sites: all sites.
+        sites: all of them.
         latents: name -> the site that draws it.
         trusted: see `spread`.
     """
-    walk = partial(spread, closed_jaxpr, trusted=trusted)
-    atoms = closed_jaxpr.jaxpr.invars
 
     def strays(marks: Marks, names: Mapping[str, Site]) -> set[tuple[Term, str]]:
-        marked = [
-            _marked(marks, names.get(name), len(shape_of(atom))) for name, atom in zip(inputs, atoms, strict=True)
-        ]
-        return _strays(marks, walk(marked), terms, sites)
+        atoms = zip(inputs, program.jaxpr.invars, strict=True)
+        marked = [_marked(marks, names.get(name), len(shape_of(atom))) for name, atom in atoms]
+        return _strays(marks, spread(program, marked, trusted), terms, sites)
 
     found: set[tuple[str, Term, str]] = set()
     for marks in rounds(lengths_of(latents)):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from collections.abc import Callable
+from typing import TypeVar
 
 import array_api_compat.torch as base
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Distribution, biject_to
+from torch.distributions.constraints import Constraint
 from torch.utils import _pytree as pytree
 
+from ppl_gen.backends.statements import Statements
 from ppl_gen.backends.torch.density import Density
 from ppl_gen.program.arrays import Namespace
+
+dist = pyro.distributions
 
 Carry = TypeVar("Carry")
 Each = TypeVar("Each")
@@ -74,19 +76,19 @@ xp = Namespace(
 )
 
 
-def sample(name: str, distribution: Any, obs: Tensor | None, infer: Mapping[str, Any] | None) -> Tensor:
-    """See `ppl_gen.language.sample`."""
-    return pyro.sample(name, distribution, obs=obs, infer=cast(Any, dict(infer or {})))
+statements: Statements[Tensor, Distribution, Constraint] = Statements(pyro, biject_to, Density)
+sample, plate, deterministic, density = (
+    statements.sample,
+    statements.plate,
+    statements.deterministic,
+    statements.density,
+)
+normal_on, unconstrained_shape = statements.normal_on, statements.unconstrained_shape
 
 
-def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Any) -> Tensor:
+def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Constraint | None) -> Tensor:
     """See `ppl_gen.language.param`."""
     return pyro.param(name, init, constraint=constraints.real if constraint is None else constraint)
-
-
-def plate(name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]:
-    """See `ppl_gen.language.plate`."""
-    return pyro.plate(name, size, subsample_size=subsample_size, dim=dim)
 
 
 def module(name: str, network: torch.nn.Module) -> torch.nn.Module:
@@ -94,34 +96,6 @@ def module(name: str, network: torch.nn.Module) -> torch.nn.Module:
     return pyro.module(name, network)
 
 
-def deterministic(name: str, value: Tensor) -> Tensor:
-    """See `ppl_gen.language.deterministic`."""
-    return pyro.deterministic(name, value)
-
-
 def factor(name: str, log_factor: Tensor, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
     pyro.factor(name, log_factor, has_rsample=has_rsample)
-
-
-def density(
-    name: str,
-    log_prob: Callable[[Tensor], Tensor],
-    draw: Callable[[], Tensor],
-    obs: Tensor | None,
-    infer: Mapping[str, Any] | None,
-) -> Tensor:
-    """See `ppl_gen.language.density`."""
-    return pyro.sample(name, Density(log_prob, draw, obs), obs=obs, infer=cast(Any, dict(infer or {})))
-
-
-def normal_on(support: Any, loc: Tensor, scale: Tensor, event_dim: int) -> Any:
-    """A normal pushed onto `support` by its bijection."""
-    base = dist.Normal(loc, scale).to_event(biject_to(support).domain.event_dim)
-    moved = base if support is constraints.real else dist.TransformedDistribution(base, [biject_to(support)])
-    return moved.to_event(event_dim - len(moved.event_shape))
-
-
-def unconstrained_shape(support: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the reals that stand for a value of `shape` on `support`."""
-    return tuple(biject_to(support).inverse_shape(shape))

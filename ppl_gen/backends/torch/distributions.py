@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 from torch.distributions.utils import lazy_property
 
+from ppl_gen.backends.divergence import finite_divergence
 from ppl_gen.backends.torch.masks import named, unmasked
 from ppl_gen.backends.torch.supports import num_values
 
@@ -81,15 +82,8 @@ def divergence(q: Distribution, p: Distribution) -> Tensor | None:
         return None
     kinds = {type(named(d)).__name__ for d in (q, p)}
     if kinds in ({"Bernoulli"}, {"Categorical"}) and num_values(q) == num_values(p):
-        return _finite_divergence(q, p)
+        return finite_divergence(torch, log_masses(q), log_masses(p), len(q.event_shape))
     try:
         return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
         return None
-
-
-def _finite_divergence(q: Distribution, p: Distribution) -> Tensor:
-    """KL(q || p) of binary or categorical elements; torch's own has no gradient beside a value of probability zero."""
-    masses, others = log_masses(q), log_masses(p)
-    gap = torch.where(masses == -torch.inf, 0.0, masses - others)
-    return (masses.exp() * gap).sum(tuple(range(-1 - len(q.event_shape), 0)))

@@ -99,7 +99,7 @@ class Findings:
         if any(not self.memory.reach(t) and not self.words.is_constant(t) for t in tensors) and is_users():
             self.by_data = True
 
-    def read(self, values: object, func: Function | Operator) -> None:
+    def note_host_read(self, values: object, func: Function | Operator) -> None:
         """The host sees the tensors in something."""
         tensors = list(tensors_in(values))
         if func in SHARE:

@@ -120,11 +120,11 @@ class Functions(TorchFunctionMode):
         if func in _TO_HOST:
             run.is_told = run.is_told or is_users()
             run.note_data(tensors_in(args[:1]))
-            run.read(args[:1], func)
+            run.note_host_read(args[:1], func)
         elif func is F.one_hot and (*args, *kwargs.values())[1:] in ((), (-1,)):
-            run.read(args[:1], func)  # the number of classes is read off the values
+            run.note_host_read(args[:1], func)  # the number of classes is read off the values
         elif func in _FROM_LIST:
-            run.read([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)], func)
+            run.note_host_read([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)], func)
 
     def _subscripted(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Tensor]]:
         """The arguments of a subscript as operations show them, and the tensors in it that the host reads."""

@@ -79,7 +79,7 @@ class Operations(TorchDispatchMode):
             return
         trusted = run.underway.is_trusted or is_transforming()
         if run.underway.func not in CHECKED and not trusted:
-            run.read(operation.host_reads(subscript), run.underway.func or operation.func)
+            run.note_host_read(operation.host_reads(subscript), run.underway.func or operation.func)
         crossing = _Crossing(run, operation, where(operation.func), trusted, harmless)
         crossing.leave(crossing.enter(index, reaches, noisy))
 

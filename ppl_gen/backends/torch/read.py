@@ -24,7 +24,15 @@ from ppl_gen.backends.torch.masks import is_unchecked, leaves_out_nan, named, un
 from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
 from ppl_gen.backends.torch.record import is_bookkeeping, log_density
-from ppl_gen.backends.torch.supports import constraint_of, ends_inside, num_values, of_support, others, seen, support
+from ppl_gen.backends.torch.supports import (
+    constraint_of,
+    ends_inside,
+    num_values,
+    of_support,
+    seen,
+    support,
+    values_to_try,
+)
 from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PARAM, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
@@ -291,7 +299,7 @@ def _traced(
             sites[role, msg["name"]] = site = _site(role, msg, plates, tracker)
             if (role == "guide" and not site.observed) or is_summed(site, sites):
                 value = msg["value"]
-                traced.values[site.name] = (value, others(msg["fn"], value.detach()))
+                traced.values[site.name] = (value, values_to_try(msg["fn"], value.detach()))
                 msg["value"] = tracker.source(site.name, _leaf(value, site))
                 tracker.ranges.set(msg["value"], of_support(unmasked(msg["fn"]).support))
                 tracker.pieces.latent(site.name, msg["value"])

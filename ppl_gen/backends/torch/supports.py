@@ -85,7 +85,7 @@ def seen(distribution: Distribution, mask: Tensor | bool | None, value: Tensor) 
     return torch.where(torch.as_tensor(counts, device=value.device), value, pad)
 
 
-def others(distribution: Distribution, value: Tensor) -> list[Tensor]:
+def values_to_try(distribution: Distribution, value: Tensor) -> list[Tensor]:
     """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
     core = bare = unmasked(distribution)
     while isinstance(core, Independent):

@@ -67,7 +67,7 @@ class Plane:
     _mirrors: dict[int, _Mirror] = field(default_factory=dict)
     _loose: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # without a storage: one word for all
 
-    def read(self, tensor: Tensor) -> Tensor | None:
+    def words_of(self, tensor: Tensor) -> Tensor | None:
         """Words of a tensor, in its shape; None where it carries nothing."""
         place = storage(tensor)
         if not place:
@@ -188,7 +188,7 @@ class Planes:
         for plane in self.planes:
             if plane.carries([*inputs, *written]):
                 func, name, args, kwargs = operation.func, operation.name, operation.args, operation.kwargs
-                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read, self.is_constant)
+                call = Call(func, name, args, kwargs, inputs, outs, written, plane.words_of, self.is_constant)
                 for tensor, words in zip(outs, flow(call), strict=True):
                     plane.write(tensor, words)
 
@@ -198,7 +198,7 @@ class Planes:
         length = tensor.shape[axis]
         plane, marks = self._marks((key, length), plate, length)
         words = torch.as_tensor(marks.of(plate), device=tensor.device).reshape([-1] + [1] * (-axis - 1))
-        present = plane.read(tensor)
+        present = plane.words_of(tensor)
         plane.write(tensor, (words if present is None else words | present).expand(tensor.shape))
 
     def _marks(self, key: tuple[Hashable, int], plate: str, length: int) -> tuple[Plane, Marks]:
@@ -219,10 +219,10 @@ class Planes:
         return any(plane.carries(tensors) for plane in self.planes)
 
     @unwatched()
-    def smear(self, tensor: Tensor, *others: Tensor) -> None:
-        """Gives every element of a tensor all marks of it and of others."""
+    def smear(self, tensor: Tensor, *rest: Tensor) -> None:
+        """Gives every element of a tensor all marks of it and of the rest."""
         for plane in self.planes:
-            found = [everything(words) for words in map(plane.read, (tensor, *others)) if words is not None]
+            found = [everything(words) for words in map(plane.words_of, (tensor, *rest)) if words is not None]
             if found:
                 plane.write(tensor, either(*(words.to(tensor.device) for words in found)))
 
@@ -236,7 +236,7 @@ class Planes:
         """
         found: set[tuple[Hashable, str]] = set()
         for plane in self.planes:
-            words = either(*(plane.read(tensor) for tensor in tensors))
+            words = either(*(plane.words_of(tensor) for tensor in tensors))
             if words is None:
                 continue
             array = words.cpu().numpy()

@@ -105,7 +105,7 @@ class _Layout:
         shape[dim] = size
         return np.arange(size).reshape(shape)
 
-    def read(self, words: Present) -> Present:
+    def taken(self, words: Present) -> Present:
         """Words of batch + window axes of what may be read from anywhere along the mapped axes."""
         loose = gathered(words, list(self.mapped), keep=True)
         assert loose is not None
@@ -117,7 +117,7 @@ class _Layout:
         front = [loose.shape[rows[dim]] if dim in rows else 1 for dim in range(len(self.batch))]
         return loose.transpose(order + rest).reshape(front + [loose.shape[axis] for axis in self.window])
 
-    def write(self, words: Present, window: Sequence[int | None] = ()) -> Present:
+    def spread(self, words: Present, window: Sequence[int | None] = ()) -> Present:
         """Words of batch + window axes over the operand, where they may be written anywhere; `window`: as `still`."""
         width = len(self.batch)
         kept = {dim: axis for axis, dim in self.pairs.items()}
@@ -148,7 +148,7 @@ def gather(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Constant]) -> li
     found: Words = None
     if words is not None:
         known = constants[1]
-        found = layout.read(words) if known is None else full(words, whole)[layout.places(known())]
+        found = layout.taken(words) if known is None else full(words, whole)[layout.places(known())]
     own = gathered(index, [-1])
     if own is not None:
         found = union(found, own.reshape(own.shape + (1,) * len(window)))
@@ -180,13 +180,13 @@ def scatter(eqn: JaxprEqn, ins: list[Words], constants: Sequence[Constant]) -> l
         updates = updates.transpose([axis for axis in range(len(given)) if axis not in inside] + inside)
         words = _written(words, updates, layout, constants[1])
     own = gathered(index, [-1])
-    return [words if own is None else union(words, layout.write(own))]
+    return [words if own is None else union(words, layout.spread(own))]
 
 
 def _written(words: Words, updates: Present, layout: _Layout, index: Constant) -> Words:
     """Words of an operand after updates, of batch + window axes, were written into it."""
     if index is None:
-        return union(words, layout.write(updates, layout.still))
+        return union(words, layout.spread(updates, layout.still))
     wide = full(words, layout.whole).copy()
     lengths = [layout.sizes[axis] for axis in layout.window]
     np.bitwise_or.at(wide, layout.places(index()), np.broadcast_to(updates, (*layout.batch, *lengths)))
