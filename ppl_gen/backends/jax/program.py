@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -102,6 +103,10 @@ class Program:
         """Parameters in the space the program sees them, as NumPy arrays."""
         values = self.params if params is None else params
         return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
+
+    def known(self) -> dict[str, Any]:
+        """What a first run changes, as it is now."""
+        return {name: copy.copy(own) for name, own in vars(self).items() if isinstance(own, dict | set | bool)}
 
     def settle(self, table: _Table, sites: Collection[str]) -> None:
         """After the first run: no more parameters; weights that `random_flax_module` and its like made `sites` are none."""
