@@ -121,8 +121,10 @@ def _first(function: Function) -> Function:
 def _scan(function: Function) -> Function:
     def along(params: Any, value: Array) -> Array:
         axis = params["axis"]
-        found: Array = np.flip(function(np.flip(value, axis), axis=axis), axis) if params["reverse"] else function(
-            value, axis=axis
+        found: Array = (
+            np.flip(function(np.flip(value, axis), axis=axis), axis)
+            if params["reverse"]
+            else function(value, axis=axis)
         )
         return found
 

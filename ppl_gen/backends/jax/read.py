@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide
@@ -118,7 +117,7 @@ class _First:
     """
 
     def __init__(self, program: Program, batch: Batch) -> None:
-        self.key = jax.random.key(program.seed)
+        self.key = program.key()
         self.sites: dict[Term, Site] = {}
         self.labels: dict[Term, Label] = {}
         self.notes: list[str] = []
@@ -217,7 +216,7 @@ def survey(
 
     def values() -> dict[str, Array]:
         latents.clear()
-        key = jax.random.key(program.seed)
+        key = program.key()
         run: dict[str, Array] = dict(
             program.run(program.params, program.buffers, key, batch, observer=look, guide=guide).values
         )
@@ -314,7 +313,7 @@ def relabelled(program: Program, params: Any, buffers: Any, batch: Batch, facts:
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         found[role, msg["name"]] = label(msg)
 
-    program.run(params, buffers, jax.random.key(program.seed), batch, observer=look)
+    program.run(params, buffers, program.key(), batch, observer=look)
     return labelled(facts, found)
 
 
@@ -359,7 +358,7 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     """The binary latents that may be taken as real numbers: NumPyro draws integers, which no derivative passes."""
     binary = {s.name for s in sites.values() if s.role == "guide" and not s.observed and s.distribution == "Bernoulli"}
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
-    relaxed = {n: jnp.asarray(np.asarray(v, float)) if n in binary else v for n, v in latents.items()}
+    relaxed = {n: jax.device_put(np.asarray(v, float)) if n in binary else v for n, v in latents.items()}
     if not binary:
         return frozenset()
     try:

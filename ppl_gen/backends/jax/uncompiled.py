@@ -54,7 +54,9 @@ if EvalTrace is not None:
             """What a function with a derivative of its own gives."""
             return self._again(fun.call_wrapped, *tracers)
 
-        def process_custom_vjp_call(self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **_: Any) -> Any:
+        def process_custom_vjp_call(
+            self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **_: Any
+        ) -> Any:
             """Likewise."""
             return self._again(fun.call_wrapped, *tracers)
 
@@ -132,4 +134,6 @@ def _array(value: Any, like: Any) -> Array:
     array = jax.device_put(value)
     if not like.weak_type:
         return array
-    return ArrayImpl(ShapedArray(array.shape, array.dtype, weak_type=True), array.sharding, array._arrays, committed=False)
+    return ArrayImpl(
+        ShapedArray(array.shape, array.dtype, weak_type=True), array.sharding, array._arrays, committed=False
+    )
