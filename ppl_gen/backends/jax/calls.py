@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 
 Atom = Var | Literal
 Function = Jaxpr | ClosedJaxpr
@@ -18,8 +19,13 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_cal
 
 def called(eqn: JaxprEqn) -> Function | None:
     """The function that an equation only calls; None where it does something itself."""
-    place = CALLS.get(eqn.primitive.name)
-    return None if place is None else eqn.params[place]
+    return called_by(eqn.primitive, eqn.params)
+
+
+def called_by(primitive: Primitive, params: Mapping[str, Any]) -> Function | None:
+    """Likewise, of a primitive with its parameters."""
+    place = CALLS.get(primitive.name)
+    return None if place is None else params[place]
 
 
 def opened(function: Function) -> tuple[Jaxpr, Sequence[jax.Array]]:
