@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,13 +13,13 @@ import numpy as np
 from numpyro.primitives import Messenger
 
 from ppl_gen.backends.dreams import redrawn
-from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, Same
 from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
 from ppl_gen.backends.jax.program import Program, find_device
 from ppl_gen.backends.jax.read import read, survey
-from ppl_gen.backends.jax.read import relabelled as _relabelled
 from ppl_gen.backends.jax.train import Trainer, sample_gradients
+from ppl_gen.backends.survey import relabelled as _relabelled
 from ppl_gen.elimination.sums import sum_out
 from ppl_gen.program import Batch, Facts, Run, Term
 
@@ -160,9 +161,11 @@ def _drawn(program: Program, name: Hashable, once: Callable[..., Any], given: tu
 
 def relabelled(prepared: Any, state: Any, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
-    params, buffers = state
+    program, (params, buffers) = prepared.program, state
     with prepared.session():
-        return _relabelled(prepared.program, params, buffers, batch, prepared.plan.facts.whole)
+        key = jax.random.key(program.seed)
+        run = partial(program.run, params, buffers, key, batch)
+        return _relabelled(library, lambda look: run(observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:

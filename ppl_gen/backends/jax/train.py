@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from ppl_gen.backends.checks import broken_baseline
+from ppl_gen.backends.interface import Message
 from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import (
     ARRAYS,
@@ -452,12 +453,12 @@ def blame(program: Program, state: State, batch: Batch) -> str:
     """Run once more and name the first site whose density is not finite."""
     found: list[str] = []
 
-    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        log_prob = np.asarray(msg["fn"].log_prob(msg["value"]))
+    def look(message: Message[Array]) -> None:
+        log_prob = np.asarray(message.distribution.log_prob(message.value))
         if not found and not np.isfinite(log_prob).all():
             worst = log_prob[~np.isfinite(log_prob)].flat[0]
-            what = f"the log density of {type(core(msg['fn'])).__name__}"
-            found.append(f"site '{msg['name']}' ({role}): expected {what} to be finite; got {worst}")
+            what = f"the log density of {type(core(message.distribution)).__name__}"
+            found.append(f"site '{message.name}' ({message.role}): expected {what} to be finite; got {worst}")
 
     program.run(state.params, state.buffers, state.key, batch, observer=look)
     where = found[0] if found else "loss: expected a finite value; got NaN or infinity, which no site repeats"

@@ -13,11 +13,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_gen.backends.dreams import redrawn
-from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.survey import relabelled as _relabelled
+from ppl_gen.backends.torch import dialect, library
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
-from ppl_gen.backends.torch.read import relabelled as _relabelled
 from ppl_gen.backends.torch.train import Trainer, sample_gradients
 from ppl_gen.elimination.sums import sum_out
 from ppl_gen.program import Batch, Facts, Run, Term
@@ -141,8 +141,8 @@ def draw(
 
 def relabelled(prepared: Any, state: None, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
-    with prepared.session(train=False):
-        return _relabelled(prepared.program, batch, prepared.plan.facts.whole)
+    with prepared.session(train=False), torch.no_grad():
+        return _relabelled(library, lambda look: prepared.program.run(batch, observer=look), prepared.plan.facts.whole)
 
 
 def _again(program: Program, batch: Batch, run: Run, choices: Mapping[str, Any]) -> Run:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.checks import broken_baseline
+from ppl_gen.backends.interface import Message
 from ppl_gen.backends.torch import dialect
 from ppl_gen.backends.torch.capture import CannotCapture, capture, compiled, said, same, side_by_side
 from ppl_gen.backends.torch.optimizers import build, slots
@@ -458,15 +459,16 @@ def constants(batch: Batch) -> str:
 
 def blame(program: Program, batch: Batch) -> str:
     """Run once more and name the first site whose density is not finite."""
-    from ppl_gen.backends.torch.record import is_bookkeeping
-
     found: list[str] = []
 
-    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        log_prob = torch.as_tensor(msg["fn"].log_prob(msg["value"]))
+    def look(message: Message[Tensor]) -> None:
+        own = message.distribution
+        log_prob = torch.as_tensor(own.log_prob(message.value))
         if not found and not bool(torch.isfinite(log_prob).all()):
-            what = "the factor" if is_bookkeeping(msg) else f"the log density of {type(msg['fn']).__name__}"
-            found.append(f"site '{msg['name']}' ({role}): expected {what} to be finite; got {_worst(log_prob)}")
+            what = "the factor" if message.is_bookkeeping else f"the log density of {type(own).__name__}"
+            found.append(
+                f"site '{message.name}' ({message.role}): expected {what} to be finite; got {_worst(log_prob)}"
+            )
 
     with torch.no_grad():
         program.run(batch, observer=look)
