@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.engine import Engine
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
 from ppl_gen.backends.torch.read import relabelled as _relabelled
-from ppl_gen.backends.torch.train import Trainer, sample_gradients
 from ppl_gen.elimination.sums import sum_out
 from ppl_gen.program import Batch, Facts, Run, Term
 
 __all__ = [
+    "Engine",
     "Program",
-    "Trainer",
     "array",
     "draw",
     "on_any_statement",
@@ -35,7 +35,6 @@ __all__ = [
     "relabelled",
     "redraw",
     "resolve_device",
-    "sample_gradients",
     "set_params",
     "survey",
     "to_numpy",

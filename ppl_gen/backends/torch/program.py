@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from ppl_gen import language
 from ppl_gen.backends.dreams import dreamt
 from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.generators import kept_random_state
 from ppl_gen.backends.torch.record import Recorder, StartAgain
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
@@ -512,7 +513,7 @@ def _remembered() -> Iterator[None]:
 def _own_random_state(seed: int) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+        with kept_random_state():
             pyro.set_rng_seed(seed)
             yield
     finally:

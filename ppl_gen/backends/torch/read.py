@@ -35,6 +35,7 @@ from ppl_gen.backends.torch.distributions import (
     unmasked,
     untouched,
 )
+from ppl_gen.backends.torch.generators import RandomState, random_state, same_random_state, set_random_state
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
@@ -56,16 +57,16 @@ def read(program: Program, batch: Batch) -> Facts:
     Raises:
         ProgramError: anything that would make training wrong; the message names the site.
     """
-    state = torch.random.get_rng_state()
+    state = random_state()
     with program.discovering(), validation(True):
         notes = list[str]()
         met = program.first(lambda: _first_run(program, batch, notes))
-        ended = torch.random.get_rng_state()
+        ended = random_state()
     program.open = False
     facts = labelled(_follow(program, batch), labels(met))
     _again(program, batch, facts, ended)
     program.forget_runs()
-    torch.random.set_rng_state(state)
+    set_random_state(state)
     return replace(facts, notes=(*notes, *_said_of_loops(program), *facts.notes))
 
 
@@ -73,11 +74,11 @@ def survey(
     program: Program, batch: Batch, *, guide: bool
 ) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
     """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
-    state = torch.random.get_rng_state()
+    state = random_state()
     with program.discovering():
         found = program.first(lambda: _survey(program, batch, guide))
     program.forget_runs()
-    torch.random.set_rng_state(state)
+    set_random_state(state)
     return found
 
 
@@ -172,7 +173,7 @@ def _said_of_loops(program: Program) -> list[str]:
     ]
 
 
-def _again(program: Program, batch: Batch, facts: Facts, ended: Tensor) -> None:
+def _again(program: Program, batch: Batch, facts: Facts, ended: RandomState) -> None:
     """One more run, or a few: the sites must be the same ones, whatever is drawn, and what is drawn is to differ.
 
     `ended`: torch's random state after the first run, which began with another one.
@@ -181,11 +182,11 @@ def _again(program: Program, batch: Batch, facts: Facts, ended: Tensor) -> None:
         for _ in range(MORE_RUNS if facts.eager else 1):
             found: list[Term] = []
             torch.rand(())  # this run, too, begins with a state of its own
-            begun = torch.random.get_rng_state()
+            begun = random_state()
             program.run(batch, observer=partial(_note, found))
             checks.check_same(facts.sites, found)
-            now = torch.random.get_rng_state()
-            if torch.equal(now, ended) and not torch.equal(now, begun) and facts.latents():
+            now = random_state()
+            if same_random_state(now, ended) and not same_random_state(now, begun) and facts.latents():
                 names = ", ".join(f"'{site.name}'" for site in facts.latents())
                 raise ProgramError(
                     f"site {names}: expected draws that differ from run to run; got a program that sets torch's random state itself, "
@@ -349,7 +350,7 @@ def _weighed_density(msg: Any, tracker: Tracker) -> list[Tensor]:
     inside = [*tensors(fn), *held_tensors(fn), *_tensors_of(value)]
     if not tracker.words.reached([*inside, *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]):
         return []
-    state = torch.random.get_rng_state()
+    state = random_state()
     try:
         with tracker.only_marks(), torch.no_grad(), untouched(fn):
             density = log_density(msg)
@@ -357,7 +358,7 @@ def _weighed_density(msg: Any, tracker: Tracker) -> list[Tensor]:
         density = torch.empty(fn.batch_shape)
         tracker.words.smear(density, *inside)
     finally:
-        torch.random.set_rng_state(state)
+        set_random_state(state)
     return [*_tensors_of(density), *_tensors_of(msg["mask"]), *_tensors_of(msg["scale"])]
 
 
@@ -422,11 +423,11 @@ def _check_proposals(traced: _Traced) -> None:
 
 
 def _random_state() -> tuple[Any, ...]:
-    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+    return random_state(), np.random.get_state(), random.getstate()
 
 
 def _put_back(state: tuple[Any, ...]) -> None:
-    torch.random.set_rng_state(state[0])
+    set_random_state(state[0])
     np.random.set_state(state[1])
     random.setstate(state[2])
 
