@@ -8,7 +8,21 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ppl_gen.backends.engine import Engine, Program
 from ppl_gen.program import Term
+
+__all__ = [
+    "A",
+    "Distribution",
+    "Engine",
+    "Frame",
+    "Library",
+    "Message",
+    "Observer",
+    "Program",
+    "core_of",
+    "kind_of",
+]
 
 
 class Shaped(Protocol):

@@ -111,6 +111,21 @@ def check_again(run: Callable[[Observer[Any]], R], sites: Collection[Term]) -> R
     return result
 
 
+def culprit(library: Library[A], run: Callable[[Observer[A]], object]) -> str | None:
+    """The first site of a run, which is given its observer, whose density is not finite."""
+    said: list[str] = []
+
+    def look(message: Message[A]) -> None:
+        log_prob = library.to_host(message.distribution.log_prob(message.value))
+        bad = log_prob[~np.isfinite(log_prob)].flatten()
+        if len(bad) and not said:
+            what = "the factor" if message.is_bookkeeping else f"the log density of {message.kind}"
+            said.append(f"site '{message.name}' ({message.role}): expected {what} to be finite; got {float(bad[0])}")
+
+    run(look)
+    return said[0] if said else None
+
+
 def check_site(
     library: Library[A], message: Message[A], before: Iterable[Term], *, check_values: bool = True
 ) -> list[str]:

@@ -16,10 +16,10 @@ from ppl_gen.backends.doors import Watch, drawn
 from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, Same
+from ppl_gen.backends.jax.engine import Engine
 from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
 from ppl_gen.backends.jax.program import Program, find_device
 from ppl_gen.backends.jax.read import read, survey
-from ppl_gen.backends.jax.train import Trainer, sample_gradients
 from ppl_gen.backends.params import fitting
 from ppl_gen.backends.survey import relabelled as _relabelled
 from ppl_gen.program import Batch, Facts, Term
@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # of a later layer
     from ppl_gen.training.prepare import Prepared
 
 __all__ = [
+    "Engine",
     "Program",
-    "Trainer",
     "array",
     "draw",
     "on_any_statement",
@@ -40,7 +40,6 @@ __all__ = [
     "relabelled",
     "redraw",
     "resolve_device",
-    "sample_gradients",
     "set_params",
     "survey",
     "to_numpy",

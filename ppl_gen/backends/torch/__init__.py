@@ -16,18 +16,18 @@ from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.params import fitting
 from ppl_gen.backends.survey import relabelled as _relabelled
 from ppl_gen.backends.torch import dialect, library
+from ppl_gen.backends.torch.engine import Engine
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
-from ppl_gen.backends.torch.train import Trainer, sample_gradients
 from ppl_gen.program import Batch, Facts, Term
 
 if TYPE_CHECKING:  # of a later layer
     from ppl_gen.training.prepare import Prepared
 
 __all__ = [
+    "Engine",
     "Program",
-    "Trainer",
     "array",
     "draw",
     "on_any_statement",
@@ -38,7 +38,6 @@ __all__ = [
     "relabelled",
     "redraw",
     "resolve_device",
-    "sample_gradients",
     "set_params",
     "survey",
     "to_numpy",

@@ -27,6 +27,7 @@ from ppl_gen.backends.interface import Observer
 from ppl_gen.backends.params import inside, refuse_late
 from ppl_gen.backends.record import Recorder, record
 from ppl_gen.backends.torch import dialect, library
+from ppl_gen.backends.torch.generators import kept_random_state
 from ppl_gen.backends.torch.record import Handler, PyroMessage, StartAgain
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
@@ -490,7 +491,7 @@ def _remembered() -> Iterator[None]:
 def _own_random_state(seed: int) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+        with kept_random_state():
             pyro.set_rng_seed(seed)
             yield
     finally:

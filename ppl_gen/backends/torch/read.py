@@ -27,6 +27,7 @@ from ppl_gen.backends.torch.distributions import (
     unmasked,
     untouched,
 )
+from ppl_gen.backends.torch.generators import RandomState, random_state, same_random_state, set_random_state
 from ppl_gen.backends.torch.graph import Tracker
 from ppl_gen.backends.torch.paths import Answers, follow
 from ppl_gen.backends.torch.program import Program, validation
@@ -48,16 +49,16 @@ def read(program: Program, batch: Batch) -> Facts:
     Raises:
         ProgramError: anything that would make training wrong; the message names the site.
     """
-    state = torch.random.get_rng_state()
+    state = random_state()
     with program.discovering(), validation(True):
         notes = list[str]()
         labels = program.first(lambda: _first_run(program, batch, notes))
-        ended = torch.random.get_rng_state()
+        ended = random_state()
     program.open = False
     facts = labelled(_follow(program, batch), labels)
     _again(program, batch, facts, ended)
     program.forget_runs()
-    torch.random.set_rng_state(state)
+    set_random_state(state)
     return replace(facts, notes=(*notes, *_said_of_loops(program), *facts.notes))
 
 
@@ -69,11 +70,11 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> Surveyed:
         program.run(batch, observer=look, guide=guide)
         return look.found
 
-    state = torch.random.get_rng_state()
+    state = random_state()
     with program.discovering():
         found = program.first(run)
     program.forget_runs()
-    torch.random.set_rng_state(state)
+    set_random_state(state)
     return found
 
 
@@ -108,7 +109,7 @@ def _said_of_loops(program: Program) -> list[str]:
     ]
 
 
-def _again(program: Program, batch: Batch, facts: Facts, ended: Tensor) -> None:
+def _again(program: Program, batch: Batch, facts: Facts, ended: RandomState) -> None:
     """One more run, or a few: the sites must be the same ones, whatever is drawn, and what is drawn is to differ.
 
     `ended`: torch's random state after the first run, which began with another one.
@@ -116,10 +117,10 @@ def _again(program: Program, batch: Batch, facts: Facts, ended: Tensor) -> None:
     with program.discovering(), torch.no_grad():
         for _ in range(MORE_RUNS if facts.eager else 1):
             torch.rand(())  # this run, too, begins with a state of its own
-            begun = torch.random.get_rng_state()
+            begun = random_state()
             check_again(lambda look: program.run(batch, observer=look), facts.sites)
-            now = torch.random.get_rng_state()
-            if torch.equal(now, ended) and not torch.equal(now, begun) and facts.latents():
+            now = random_state()
+            if same_random_state(now, ended) and not same_random_state(now, begun) and facts.latents():
                 names = ", ".join(f"'{site.name}'" for site in facts.latents())
                 raise ProgramError(
                     f"site {names}: expected draws that differ from run to run; got a program that sets torch's random state itself, "
@@ -236,7 +237,7 @@ def _weighed_density(message: Message[Tensor], tracker: Tracker) -> list[Tensor]
     weights = [*_tensors_of(message.mask), *_tensors_of(message.scale)]
     if not tracker.words.reached([*inside, *weights]):
         return []
-    state = torch.random.get_rng_state()
+    state = random_state()
     try:
         with tracker.only_marks(), torch.no_grad(), untouched(own):
             density = library.log_density(message, own)
@@ -244,7 +245,7 @@ def _weighed_density(message: Message[Tensor], tracker: Tracker) -> list[Tensor]
         density = torch.empty(own.batch_shape)
         tracker.words.smear(density, *inside)
     finally:
-        torch.random.set_rng_state(state)
+        set_random_state(state)
     return [density, *weights]
 
 
@@ -299,11 +300,11 @@ def _follow(program: Program, batch: Batch) -> Facts:
 
 
 def _random_state() -> tuple[Any, ...]:
-    return torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+    return random_state(), np.random.get_state(), random.getstate()
 
 
 def _put_back(state: tuple[Any, ...]) -> None:
-    torch.random.set_rng_state(state[0])
+    set_random_state(state[0])
     np.random.set_state(state[1])
     random.setstate(state[2])
 
