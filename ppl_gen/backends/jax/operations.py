@@ -159,8 +159,8 @@ def _inverse_erf(params: Any, x: Array) -> Any:
     if x.dtype != np.float32:
         return NotImplemented
     w = -np.log1p(-x * x)
-    near = np.polyval(np.float32(NEAR), w - np.float32(2.5))
-    far = np.polyval(np.float32(FAR), np.sqrt(w) - np.float32(3))
+    near = np.polyval(np.array(NEAR, np.float32), w - np.float32(2.5))
+    far = np.polyval(np.array(FAR, np.float32), np.sqrt(w) - np.float32(3))
     return np.where(np.abs(x) == 1, x * np.float32(np.inf), np.where(w < 5, near, far) * x)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ppl_gen.backends.jax.calls import called
@@ -20,8 +21,10 @@ from ppl_gen.backends.jax.operations import FUNCTIONS, apply
 try:  # no other place says how an operation is carried out
     from jax._src.array import ArrayImpl
     from jax._src.core import EvalTrace, ShapedArray, eval_jaxpr, set_current_trace, typeof
+
+    KNOWN = True
 except ImportError:  # an older JAX, or a later one: there, all is compiled
-    EvalTrace = None
+    KNOWN = False
 
 Array = Any
 RANDOM = frozenset(("random_seed", "random_split", "random_fold_in", "random_bits"))  # made of operations themselves
@@ -30,11 +33,11 @@ MOVES = frozenset(("slice", "dynamic_slice", "squeeze", "reshape", "broadcast_in
 
 def uncompiled() -> AbstractContextManager[Any]:
     """Inside, eager operations on a CPU are done by NumPy where they can be; their last digit may differ."""
-    here = EvalTrace is not None and jax.default_backend() == "cpu"
-    return set_current_trace(_NumPyTrace()) if here else nullcontext()
+    here = KNOWN and jax.default_backend() == "cpu"
+    return set_current_trace(_NumPyTrace()) if here else nullcontext()  # type: ignore[no-untyped-call]
 
 
-if EvalTrace is not None:
+if KNOWN:
 
     class _NumPyTrace(EvalTrace):  # type: ignore[misc,valid-type,unused-ignore]
         """Carries out what is done outside of every transformation."""
@@ -47,7 +50,7 @@ if EvalTrace is not None:
                 return self._again(again, *args)
             found = _by_numpy(primitive, args, params)
             if found is None:
-                return super().process_primitive(primitive, args, params)
+                return super().process_primitive(primitive, args, params)  # type: ignore[no-untyped-call]
             return found if primitive.multiple_results else found[0]
 
         def process_custom_jvp_call(self, primitive: Any, fun: Any, jvp: Any, tracers: Any, /, **_: Any) -> Any:
@@ -114,7 +117,7 @@ def _is_free(arg: Any) -> bool:
 
 
 def _is_key(aval: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key))
+    return bool(jnp.issubdtype(aval.dtype, jax.dtypes.prng_key))
 
 
 def _words(arg: Any) -> Any:
