@@ -19,12 +19,13 @@ from ppl_gen.evaluate.measure import Still, best_plan, seldom_better, trials, wi
 from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, prepare_any, resized
 from ppl_gen.infer.result import Fit, knows_rows
-from ppl_gen.program import OWN, Batch
+from ppl_gen.program import Batch
 from ppl_gen.training.again import Watch, read_again
 from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
 from ppl_gen.training.interrupt import keeping
 from ppl_gen.training.loop import HeldOut, Running, loop
 from ppl_gen.training.prepare import Prepared, accepted, choose_backend, no_guide, own_objective, under
+from ppl_gen.training.trainer import Trainer
 from ppl_gen.training.trajectory import trajectory
 
 OTHER_BATCHES = 4  # that a program which reads data on the host is read on beside the first rows
@@ -138,16 +139,7 @@ def fit(
             _reader(prepared, objective, seed)(source.build(*source.at(step)), f"on the batch of step {step + 1}")
     prepared.plan.notes += left
     with prepared.session():
-        trainer = prepared.backend.Trainer(
-            prepared.program,
-            objective,
-            prepared.plan,
-            (prepared.start[0], {**prepared.start[1], OWN: objective.start()}),
-            optimizer,
-            learning_rate,
-            compile,
-            steps,
-        )
+        trainer = Trainer(prepared, objective, optimizer, learning_rate, compile, steps, begins=True)
         config = {
             "steps": steps,
             "batch_size": batch_size,

@@ -19,6 +19,7 @@ from ppl_gen.program import Batch
 from ppl_gen.training import checkpoint as files
 from ppl_gen.training.batches import Table
 from ppl_gen.training.prepare import Prepared, no_guide, own_objective, under
+from ppl_gen.training.trainer import Trainer
 
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
 FACTS: dict[str, Any] = {
@@ -222,9 +223,7 @@ def _filled(path: Any, model: Any, prepared: Prepared, source: Table, arrays: Ma
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
     with prepared.session():
-        trainer = prepared.backend.Trainer(
-            prepared.program, saved.objective, prepared.plan, prepared.start, None, 1e-3, False
-        )
+        trainer = Trainer(prepared, saved.objective, compile=False)
         expected = {n: v for n, v in trainer.state().items() if n.startswith(("params/", "buffers/"))}
         files.fitting(path, last, expected, ADVICE)
         if best is not None:

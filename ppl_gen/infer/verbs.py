@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen import backends
 from ppl_gen.backends.checks import check_gradients
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.estimators import Estimator, Plan
@@ -19,6 +18,7 @@ from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
 from ppl_gen.program import Batch
 from ppl_gen.training.batches import Table, as_arguments, check_data
 from ppl_gen.training.prepare import Prepared, choose_backend, own_objective, under
+from ppl_gen.training.trainer import sample_gradients
 
 
 def read(
@@ -135,9 +135,6 @@ def gradient(
     )
     objective = own_objective(model) if objective is None else objective
     prepared = under(prepared, objective, seed, batch)
-    with backends.tripwire(prepared.backend.name):
-        found: dict[str, np.ndarray] = prepared.backend.sample_gradients(
-            prepared.program, objective, prepared.plan, prepared.start, batch, num_samples, seed
-        )
+    found = sample_gradients(prepared, objective, batch, num_samples, seed)
     check_gradients(found)
     return found

@@ -30,6 +30,10 @@ class Exact:
         """See `Bound.accept`."""
         return plan
 
+    def start(self) -> Arrays:
+        """See `Bound.start`."""
+        return {}
+
     def __call__(
         self,
         xp: Any,
