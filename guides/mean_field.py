@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.language import Array, Distribution, active, current_rows, dist, param, plate, sample, xp
+from ppl_gen.language import Distribution, active, current_rows, dist, param, plate, sample, xp
 from ppl_gen.program import Latent
+from ppl_gen.program.arrays import Array
 
 
 class MeanField:
@@ -67,7 +68,8 @@ class MeanField:
         free = dialect.unconstrained_shape(latent.support, shape)
         loc = self._param(latent, "loc", free, 0.0)
         scale = self._param(latent, "scale", free, self.scale, dist.constraints.positive)
-        return dialect.normal_on(latent.support, loc, scale, event_dim)
+        proposal: Distribution = dialect.normal_on(latent.support, loc, scale, event_dim)
+        return proposal
 
     def _param(self, latent: Latent, part: str, shape: tuple[int, ...], start: float, constraint: Any = None) -> Array:
         """One parameter; along a row plate it covers all rows and the batch's are taken."""

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_gen.language import Array, dist, initial_generator, param, plate, sample, xp
+from ppl_gen.language import dist, initial_generator, param, plate, sample, xp
 from ppl_gen.models.pixels import Pixels
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 _WHERE = "models.BeliefGraph"
 

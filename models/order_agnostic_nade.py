@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_gen.data.schema import Codes, Schema
-from ppl_gen.language import Array, factor, plate, xp
+from ppl_gen.language import factor, plate, xp
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 _NEVER = -1e9  # logit of a level that a variable lacks: its probability is exactly zero, its gradient finite
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_gen.language import Array, xp
+from ppl_gen.language import xp
+from ppl_gen.program.arrays import Array
 
 _LEAST = 1e-3  # the nearest to zero or one that a starting probability may be
 

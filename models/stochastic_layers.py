@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ppl_gen.language import Array, Distribution, dist, plate, sample, xp
+from ppl_gen.language import Distribution, dist, plate, sample, xp
 from ppl_gen.models.pixels import Pixels, whole
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ppl_gen.language import Array, dist, plate, sample, xp
+from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.models.pixels import Pixels, whole, widths
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 
 class VAE:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.language import Array, active, initial_generator, param, xp
+from ppl_gen.language import active, initial_generator, param, xp
+from ppl_gen.program.arrays import Array
 
 
 def linear(name: str, inputs: Array, size: int, *, scale: float = 1.0, bias: Any = 0.0) -> Array:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_meeting, refuse_own_noise
+from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_meeting, refuse_own_noise
 from ppl_gen.program import Facts, Run, Site
+from ppl_gen.program.arrays import Array, total
 
 
 class MeasureValued(Estimator):
@@ -57,10 +57,9 @@ class MeasureValued(Estimator):
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
-        rule, total = _RULES[view.site.distribution], 0.0 * view.xp.sum(view.signal(0))
-        for k, run in enumerate(view.runs):
-            total = total + rule(_Lanes(view, k, run))
-        return Estimate(view.share * total, None, view.averages)
+        rule = _RULES[view.site.distribution]
+        terms = [rule(_Lanes(view, k, run)) for k, run in enumerate(view.runs)]
+        return Estimate(view.share * total(terms), None, view.averages)
 
 
 class _Lanes:
@@ -69,9 +68,7 @@ class _Lanes:
     def __init__(self, view: View, particle: int, run: Run) -> None:
         self.view, self.xp, self.particle = view, view.xp, particle
         name, shape = view.site.name, view.site.event_shape
-        self.value: Any = run.values[name]
-        self.masses: Any = run.masses[name]
-        self.parameters: Any = run.parameters[name]
+        self.value, self.masses, self.parameters = run.values[name], run.masses[name], run.parameters[name]
         numbers = self.xp.arange(math.prod(shape))
         self.masks = [self.xp.reshape(numbers == lane, shape) if shape else None for lane in range(math.prod(shape))]
 
@@ -87,21 +84,20 @@ class _Lanes:
 
     def gather(self, slope: Callable[[Array | None], Array]) -> Array:
         """Every lane's slope at its own place, shaped like a value."""
-        total: Any = 0.0
-        for mask in self.masks:
-            found: Any = slope(mask)
-            total = total + (found if mask is None else self.xp.where(mask, found, 0.0 * found))
-        return self.xp.stop_gradient(total)
+        lanes = [(mask, slope(mask)) for mask in self.masks]
+        own = [found if mask is None else self.xp.where(mask, found, 0.0 * found) for mask, found in lanes]
+        return self.xp.stop_gradient(total(own))
 
 
 def _levels(lanes: _Lanes) -> Array:
     """Sum over levels of the signal there times the level's live probability."""
-    xp, masses, total = lanes.xp, lanes.masses(), 0.0
-    for level in range(masses.shape[-1]):
-        there = level + 0 * lanes.value
-        signals = lanes.gather(lambda mask, there=there: lanes.signal(mask, there))  # type: ignore[misc]
-        total = total + xp.sum(signals * xp.exp(masses[..., level]))
-    return total
+    xp, masses = lanes.xp, lanes.masses()
+
+    def of(level: int) -> Array:
+        signals = lanes.gather(lambda mask: lanes.signal(mask, level + 0 * lanes.value))
+        return xp.sum(signals * xp.exp(masses[..., level]))
+
+    return total([of(level) for level in range(masses.shape[-1])])
 
 
 def _normal(lanes: _Lanes) -> Array:

@@ -12,11 +12,12 @@ from ppl_gen.backends.checks import check_same
 from ppl_gen.elimination.expectations import Enumeration, Means, reduced
 from ppl_gen.elimination.sums import sum_out
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.base import Arrays, Start
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.estimators.relaxed import refuse_not_followed
 from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term
+from ppl_gen.program.arrays import Array, Namespace, total
 
 Costs = dict[Term, Array]
 
@@ -81,7 +82,7 @@ class Particles:
         costs: their terms, weighted by the probability of what is tried.
     """
 
-    xp: Any
+    xp: Namespace
     run: RunProgram
     keys: list[Any]
     plan: Plan
@@ -249,7 +250,7 @@ class Bound(ABC):
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """The same from the other particles alone: a baseline."""
 
-    def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
+    def terms(self, xp: Namespace, plan: Plan, run: Run) -> Costs:
         """What the run's terms count as."""
         return dict(run.terms)
 
@@ -278,11 +279,11 @@ class Bound(ABC):
         rows = {n: replace(row, estimator=Held(), cost=1, reason=reason) for n, row in plan.rows.items()}
         return Plan(rows, plan.facts, plan.num_particles, plan.notes)
 
-    def start(self) -> Arrays:
+    def start(self) -> Start:
         """What it keeps from step to step to begin with, NumPy arrays; only a fit's own steps keep anything."""
         return {}
 
-    def at(self, xp: Any, kept: Arrays) -> tuple[Bound, Arrays]:
+    def at(self, xp: Namespace, kept: Arrays) -> tuple[Bound, Arrays]:
         """(the objective of this step, what is kept for the next one); with nothing kept, as it is in the end."""
         return self, kept
 
@@ -292,7 +293,7 @@ class Bound(ABC):
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
@@ -316,7 +317,7 @@ class Bound(ABC):
             return self._evaluate(xp, run, keys, plan, weights, averages, alone=alone)
 
         parts: list[Part] = xp.each(lambda key: some([key]), keys) if alone else [some(list(keys))]
-        surrogate, value = (_average([part[i] for part in parts]) for i in range(2))
+        surrogate, value = _average([part.surrogate for part in parts]), _average([part.value for part in parts])
         found: dict[str, list[Arrays]] = {name: [] for name in plan}
         for name, estimator in estimators.items():
             for each in zip(*(part.estimates[name] for part in parts), strict=True):
@@ -331,7 +332,7 @@ class Bound(ABC):
 
     def _evaluate(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
@@ -366,17 +367,17 @@ class Bound(ABC):
 
 def _average(several: Sequence[Array]) -> Array:
     """Their mean; one alone stays as it is."""
-    return several[0] if len(several) == 1 else sum(several[1:], several[0]) / len(several)
+    return several[0] if len(several) == 1 else total(several) / len(several)
 
 
 def _mean(several: list[Arrays]) -> Arrays:
     """The running averages that different tries came to, as one."""
     if len(several) == 1:
         return several[0]
-    return {name: sum(each[name] for each in several) / len(several) for name in several[0]}
+    return {name: total([each[name] for each in several]) / len(several) for name in several[0]}
 
 
-def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
+def summed(xp: Namespace, run: RunProgram, facts: Facts) -> RunProgram:
     """The same runs, the model's own finite sites summed out."""
     if facts.summed is None:
         return run
@@ -406,13 +407,13 @@ def enumerated(run: RunProgram, enumeration: Enumeration) -> RunProgram:
     return whole
 
 
-def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
+def downstream(xp: Namespace, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
     """Sum of the terms that the site moves, shaped like its log q: dimensions that are not its own are summed."""
-    facts: Facts = plan.facts
-    total: Any = 0.0
+    facts = plan.facts
+    found = []
     for term, mixed in plan.rows[site.name].terms.items():
         own = facts.sites[term].plates
         kept = {dim for plate, dim in own.items() if site.plates.get(plate) == dim and plate not in mixed}
         cost = costs[term]
-        total = total + reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept])
-    return total
+        found.append(reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept]))
+    return total(found)

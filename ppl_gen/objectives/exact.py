@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.base import Arrays
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Loss, RunProgram, summed
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class Exact:
@@ -32,7 +33,7 @@ class Exact:
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
@@ -55,7 +56,7 @@ class Rarest(Exact):
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
@@ -88,7 +89,7 @@ def _elements(site: Site) -> int:
     return math.prod((*site.batch_shape, *site.event_shape))
 
 
-def joint_values(xp: Any, facts: Facts) -> Iterator[Mapping[str, Array]]:
+def joint_values(xp: Namespace, facts: Facts) -> Iterator[Mapping[str, Array]]:
     """Every joint value of the latents, as arrays."""
     sites = list(facts.latents())
     levels = [range(int(_levels(site))) for site in sites for _ in range(_elements(site))]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array, refuse_moving_support
+from ppl_gen.estimators.base import refuse_moving_support
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
+from ppl_gen.program.arrays import Array, total
 
 
 def asleep(particles: Particles, k: int) -> Array:
     """Gives log q of a dream, a draw of latents and data from the model, summed over the guide's sites and all rows; nats."""
     dream = particles.run(particles._fresh(k), {}, particles.cut, dream=True)
-    return -sum(particles.xp.sum(dream.terms["guide", name]) for name in particles.plan)
+    return -total([particles.xp.sum(dream.terms["guide", name]) for name in particles.plan])
 
 
 def refuse_dreams(plan: Plan) -> str | None:

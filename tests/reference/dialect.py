@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.language import Array
 from ppl_gen.program.arrays import Namespace
 from tests.reference import distributions as laws
+from tests.reference.distributions import Array
 
 Params = Mapping[str, Any]
 Breaks = Mapping[str, Sequence[float]]

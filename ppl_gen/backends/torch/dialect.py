@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import array_api_compat.torch as base
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ppl_gen.program.arrays import Namespace
+
+dist = pyro.distributions
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
