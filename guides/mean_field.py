@@ -71,7 +71,9 @@ class MeanField:
         proposal: Distribution = dialect.normal_on(latent.support, loc, scale, event_dim)
         return proposal
 
-    def _param(self, latent: Latent, part: str, shape: tuple[int, ...], start: float, constraint: Any = None) -> Array:
+    def _param(
+        self, latent: Latent, part: str, shape: tuple[int, ...], start: float, constraint: object = None
+    ) -> Array:
         """One parameter; along a row plate it covers all rows and the batch's are taken."""
         axes = [len(latent.batch_shape) + dim for name, (dim, _) in latent.plates.items() if name in self.row_plates]
         whole = tuple(self.num_rows if axis in axes and self.num_rows else size for axis, size in enumerate(shape))

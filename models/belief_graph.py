@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ppl_gen.language import dist, initial_generator, param, plate, sample, xp
 from ppl_gen.models.pixels import Pixels
@@ -43,7 +42,7 @@ class BeliefGraph:
         ((0,), (1,), (2,))
     """
 
-    def __init__(self, parents: Any, observed: Sequence[int]) -> None:
+    def __init__(self, parents: ArrayLike, observed: Sequence[int]) -> None:
         self.parents = np.asarray(parents, dtype=bool)
         if self.parents.ndim != 2 or self.parents.shape[0] != self.parents.shape[1]:
             raise ValueError(

@@ -7,7 +7,7 @@ tables are combined by variable elimination, innermost plates first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -162,7 +162,7 @@ def _wide(site: Site) -> set[str]:
     return {plate for plate, dim in site.plates.items() if width >= -dim and site.batch_shape[dim] > 1}
 
 
-def _roots(names: list[str], groups: Any) -> dict[str, str]:
+def _roots(names: list[str], groups: Collection[tuple[str, ...]]) -> dict[str, str]:
     """Site -> the last of those that are connected to it by terms."""
     root = {name: name for name in names}
     for group in groups:

@@ -110,7 +110,7 @@ class Particles:
         """(keys not used yet, a run each): one batch of runs where the backend can."""
         fixed = {**self.fixed, **self._rows()}
 
-        def one(key: Any) -> tuple[Any, Run]:
+        def one(key: object) -> tuple[object, Run]:
             key, now = self.xp.split_key(key, 2)
             return key, self.run(now, fixed, self.cut)
 
@@ -382,7 +382,7 @@ def summed(xp: Namespace, run: RunProgram, facts: Facts) -> RunProgram:
     if facts.summed is None:
         return run
 
-    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
+    def whole(key: object, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
         first = run(key, fixed, cut, **options)
         if options.get("dream"):  # everything was drawn
             return first
@@ -398,7 +398,7 @@ def enumerated(run: RunProgram, enumeration: Enumeration) -> RunProgram:
     if not trials.sizes:
         return run
 
-    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
+    def whole(key: object, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
         first = run(key, {**fixed, **trials.choices((0,) * len(trials.levels))}, cut, **options)
         known = {**fixed, **first.values}
         others = {d: run(key, {**known, **trials.choices(d)}, cut, **options) for d in trials if any(d)}

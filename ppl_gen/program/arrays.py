@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
+
+import numpy as np
 
 Result = TypeVar("Result")
+Seed: TypeAlias = "int | np.integer[Any] | Array"  # a whole number, or a random key of JAX
 
 
 class Array(Protocol):
