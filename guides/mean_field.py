@@ -56,13 +56,13 @@ class MeanField:
     def _proposal(self, latent: Latent) -> Distribution:
         event_dim = len(latent.event_shape)
         shape = latent.batch_shape + latent.event_shape
-        if latent.distribution.startswith("Bernoulli"):
+        if latent.is_binary:
             return dist.Bernoulli(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim)
-        if latent.distribution.startswith("Categorical"):
+        if latent.is_categorical:
             return dist.Categorical(
                 logits=self._param(latent, "logits", (*shape, latent.num_values or 1), 0.0)
             ).to_event(event_dim)
-        if latent.distribution.startswith("OneHotCategorical"):
+        if latent.is_one_hot:
             return dist.OneHotCategorical(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim - 1)
         dialect: Any = active(f"site '{latent.name}'")
         free = dialect.unconstrained_shape(latent.support, shape)
@@ -86,5 +86,5 @@ def _refusal(latent: Latent) -> str | None:
     if latent.subsampled:
         return "one inside a plate that draws its own subsample"
     discrete = bool(getattr(latent.support, "is_discrete", False))
-    known = latent.distribution.startswith(("Bernoulli", "Categorical", "OneHotCategorical"))
+    known = latent.is_binary or latent.is_categorical or latent.is_one_hot
     return "another discrete support" if discrete and not known else None

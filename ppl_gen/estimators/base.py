@@ -86,6 +86,9 @@ class Estimator(ABC):
         cuts: whether values of the site pass no gradient, and `estimate` makes up for it.
         alone: whether several particles give the mean of what each gives alone; each class says so for itself.
         side_by_side: whether all elements of a plate are replaced at once, each taken to move its own signal alone.
+        enumerates: whether every value of the site is tried, and log q weighs it.
+        pathwise: whether the values are those of the site's own sampler, and pass its gradient.
+        own_signals: whether particles are compared whose signals must be their own.
     """
 
     unbiased: ClassVar[bool]
@@ -94,6 +97,9 @@ class Estimator(ABC):
     cuts: ClassVar[bool]
     alone: ClassVar[bool] = False
     side_by_side: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = False
+    pathwise: ClassVar[bool] = False
+    own_signals: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A subclass may compare particles where its parent does not."""
@@ -227,7 +233,7 @@ def refuse_moving_support(site: Site) -> str | None:
     movers = ", ".join(sorted(m.removeprefix(PARAM) for m in site.moving if m.startswith(PARAM)))
     if movers:
         return f"its support moves with {movers}, where the score function is wrong"
-    if site.support == "real" and site.distribution.endswith("StraightThrough"):
+    if site.gives_other_value:
         return "its log density is of another value than the one it gives; use Bernoulli or a categorical site"
     if site.is_point:
         return "a Delta has no log density to differentiate"

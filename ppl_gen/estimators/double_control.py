@@ -71,6 +71,7 @@ class DoubleControl(Estimator):
     needs = "two particles or more, a binary site along whose value every cost is differentiable"
     source = "Titsias & Shi 2022"
     cuts = True
+    own_signals = True
 
     def __init__(self, coefficient: float = 0.5) -> None:
         self.coefficient = coefficient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_meeting, refuse_own_noise
 from ppl_gen.program import Facts, Run, Site
@@ -52,13 +53,12 @@ class MeasureValued(Estimator):
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""
         elements = math.prod(site.event_shape)
-        others = {"Normal": 4, "Poisson": 1, "Gamma": 1}
-        return 1 + elements * (site.levels or others[site.distribution])
+        return 1 + elements * (_RULES[site.distribution].runs or site.levels or 1)
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
         rule = _RULES[view.site.distribution]
-        terms = [rule(_Lanes(view, k, run)) for k, run in enumerate(view.runs)]
+        terms = [rule.surrogate(_Lanes(view, k, run)) for k, run in enumerate(view.runs)]
         return Estimate(view.share * total(terms), None, view.averages)
 
 
@@ -134,10 +134,17 @@ def _gamma(lanes: _Lanes) -> Array:
     return xp.sum(slopes * rate) + xp.sum(xp.stop_gradient(lanes.here()) * log_density)
 
 
-_RULES: dict[str, Callable[[_Lanes], Array]] = {
-    "Bernoulli": _levels,
-    "Categorical": _levels,
-    "Normal": _normal,
-    "Poisson": _poisson,
-    "Gamma": _gamma,
+class _Rule(NamedTuple):
+    """One law's derivative: the particle's surrogate, and the runs that an element takes; None: one for each level."""
+
+    surrogate: Callable[[_Lanes], Array]
+    runs: int | None
+
+
+_RULES = {
+    "Bernoulli": _Rule(_levels, None),
+    "Categorical": _Rule(_levels, None),
+    "Normal": _Rule(_normal, 4),
+    "Poisson": _Rule(_poisson, 1),
+    "Gamma": _Rule(_gamma, 1),
 }

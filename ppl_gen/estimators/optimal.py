@@ -60,7 +60,7 @@ class Optimal(Baseline):
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Baseline.start`."""
-        shape = (*site.event_shape, *(() if site.distribution == "Bernoulli" else (site.levels or 1,)))
+        shape = (*site.event_shape, *(() if site.is_binary else (site.levels or 1,)))
         averages = {name: np.zeros(shape, np.float32) for name in ("signal", "square")}
         if not self.learned or site.num_features is None:
             return {}, averages
@@ -108,7 +108,7 @@ def components(view: View, run: Run, signal: Array) -> Piece:
     """A particle's signal, score and logits by component."""
     xp, masses = view.xp, run.masses[view.site.name]()
     value, wide = run.values[view.site.name], view.expand(signal)
-    if view.site.distribution == "Bernoulli":
+    if view.site.is_binary:
         logits = masses[..., 1] - masses[..., 0]
         score = xp.stop_gradient(xp.astype(value, logits.dtype) - xp.sigmoid(logits))
         square = score**2

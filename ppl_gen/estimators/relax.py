@@ -47,20 +47,20 @@ class Relax(Rebar):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
-        if site.distribution not in ("Bernoulli", "Categorical"):
+        if not site.is_choice:
             return "its elements are neither binary nor categorical"
-        if site.distribution == "Categorical" and site.size is None:
+        if site.is_categorical and site.size is None:
             return "one event has more than 16 categorical elements"
         return None
 
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""
-        return 2 if site.distribution == "Bernoulli" else 1
+        return 2 if site.is_binary else 1
 
     def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         elements = math.prod(site.event_shape)
-        levels = 2 if site.distribution == "Bernoulli" else round((site.size or 1) ** (1 / elements))
+        levels = 2 if site.is_binary else round((site.size or 1) ** (1 / elements))
         weights = {
             **super().start(site, rng)[0],
             "first.weight": _matrix(rng, elements * levels, self.hidden),

@@ -14,7 +14,7 @@ def refuse_not_relaxable(site: Site, facts: Facts) -> str | None:
     """Why the program has no derivative between a site's values."""
     if site.support != "finite":
         return "only a binary site has a relaxed value, and its support is not finite"
-    if site.distribution != "Bernoulli":
+    if not site.is_binary:
         return "its value is an index, and nothing lies between two of them"
     if site.name in facts.relaxable:
         return None

@@ -61,7 +61,7 @@ class Score(Estimator):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
-        if self.baseline.by_component and site.distribution not in ("Bernoulli", "Categorical"):
+        if self.baseline.by_component and not site.is_choice:
             return f"{self.baseline!r} is for binary and categorical elements"
         return refuse_moving_support(site)
 

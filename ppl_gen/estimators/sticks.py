@@ -11,7 +11,7 @@ from ppl_gen.program.arrays import Array, Namespace
 
 def refuse_not_stick(site: Site) -> str | None:
     """Why a site's elements cannot be seen as binary choices."""
-    if site.distribution not in ("Bernoulli", "Categorical"):
+    if not site.is_choice:
         return "its elements are neither binary nor categorical"
     return None
 

@@ -80,9 +80,9 @@ def num_joint_values(facts: Facts) -> float:
 
 
 def _levels(site: Site) -> float:
-    if site.distribution == "Bernoulli":
+    if site.is_binary:
         return 2
-    return site.size or math.inf if site.distribution == "Categorical" and not site.event_shape else math.inf
+    return site.size or math.inf if site.is_categorical and not site.event_shape else math.inf
 
 
 def _elements(site: Site) -> int:
@@ -97,6 +97,6 @@ def joint_values(xp: Namespace, facts: Facts) -> Iterator[Mapping[str, Array]]:
         supply, fixed = iter(flat), {}
         for site in sites:
             values = np.array([next(supply) for _ in range(_elements(site))])
-            kind = xp.float32 if site.distribution == "Bernoulli" else xp.int64
+            kind = xp.float32 if site.is_binary else xp.int64
             fixed[site.name] = xp.reshape(xp.asarray(values, dtype=kind), (*site.batch_shape, *site.event_shape))
         yield fixed

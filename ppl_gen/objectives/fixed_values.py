@@ -20,7 +20,7 @@ def refuse_dreams(plan: Plan) -> str | None:
     alone = [name for name in plan if ("model", name) not in sites]
     if alone:
         return f"the model has no site '{alone[0]}' to dream of. Use ReweightedWakeSleep()"
-    factors = [site.name for site in sites.values() if site.role == "model" and site.distribution == "Unit"]
+    factors = [site.name for site in sites.values() if site.role == "model" and site.is_factor]
     if factors:
         return f"the model cannot be drawn from: factor '{factors[0]}'. Use ReweightedWakeSleep()"
     return None

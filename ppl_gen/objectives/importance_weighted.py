@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from ppl_gen.estimators.base import refuse_own_noise
-from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Particles
 from ppl_gen.objectives.weights import Weighted, normalised
@@ -40,7 +39,7 @@ class ImportanceWeighted(Weighted):
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
-        rough = [name for name, row in plan.rows.items() if not isinstance(row.estimator, Pathwise)]
+        rough = [name for name, row in plan.rows.items() if not row.estimator.pathwise]
         if self.doubly_reparametrized and rough:
             return (
                 f"site '{rough[0]}' is not pathwise, so that its log q has no second path. "

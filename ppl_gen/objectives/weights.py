@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from ppl_gen.elimination.expectations import reduced
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators.double_control import DoubleControl
-from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.plan import Plan
 from ppl_gen.objectives.bound import Bound, Costs, Particles
 from ppl_gen.program import Site, Term
@@ -105,7 +103,7 @@ class Weighted(Bound):
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
-        tried = [name for name, row in plan.rows.items() if isinstance(row.estimator, Enumerate)]
+        tried = [name for name, row in plan.rows.items() if row.estimator.enumerates]
         if tried and plan.num_particles > 1:
             return (
                 f"site '{tried[0]}' is enumerated, which would weigh its values inside the logarithm. "
@@ -121,7 +119,7 @@ class Weighted(Bound):
                     f"site '{name}' tries the elements of plate '{joined[0]}' side by side, and here they move one bound together. "
                     "Use LeaveOneOut() there, or ELBO()"
                 )
-        paired = [name for name, row in plan.rows.items() if isinstance(row.estimator, DoubleControl)]
+        paired = [name for name, row in plan.rows.items() if row.estimator.own_signals]
         if paired:
             return (
                 f"site '{paired[0]}' compares particles whose signals must be their own, and here all move one bound. "
