@@ -21,7 +21,7 @@ from ppl_gen.evaluate.measure import exact_gradient, measure
 from ppl_gen.infer.verbs import plan, read
 from ppl_gen.language import dist, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
-from ppl_gen.program import Facts, Site
+from ppl_gen.program import Array, Facts, Site
 from ppl_gen.training.prepare import Prepared
 
 __all__ = ["check_estimator"]
@@ -47,11 +47,11 @@ class Program(NamedTuple):
 def bernoulli() -> Program:
     """The simplest score-function site, with a model parameter."""
 
-    def model(x: Any) -> None:
+    def model(x: Array) -> None:
         z = xp.astype(sample("z", dist.Bernoulli(probs=0.3)), xp.float32)
         sample("x", dist.Normal(param("slope", xp.asarray(0.7)) * z - 0.5, 0.9), obs=xp.asarray(x))
 
-    def guide(x: Any) -> None:
+    def guide(x: Array) -> None:
         sample("z", dist.Bernoulli(logits=param("logit", xp.asarray(0.6))))
 
     return Program(model, guide, (0.8,))
@@ -60,12 +60,12 @@ def bernoulli() -> Program:
 def categorical() -> Program:
     """Three levels that enter by value."""
 
-    def model(x: Any) -> None:
+    def model(x: Array) -> None:
         z = sample("z", dist.Categorical(probs=xp.asarray([0.5, 0.2, 0.3])))
         loc = xp.sum(xp.one_hot(z, 3) * param("loc", xp.asarray([-1.0, 0.4, 2.5])), axis=-1)
         sample("x", dist.Normal(loc, 0.8), obs=xp.asarray(x))
 
-    def guide(x: Any) -> None:
+    def guide(x: Array) -> None:
         sample("z", dist.Categorical(logits=param("logits", xp.asarray([0.3, -0.5, 0.6]))))
 
     return Program(model, guide, (1.2,))
@@ -74,11 +74,11 @@ def categorical() -> Program:
 def normal() -> Program:
     """Pathwise only: conjugate, so that every number has a closed form."""
 
-    def model(x: Any) -> None:
+    def model(x: Array) -> None:
         z = sample("z", dist.Normal(0.5, 1.5))
         sample("x", dist.Normal(z, 0.7), obs=xp.asarray(x))
 
-    def guide(x: Any) -> None:
+    def guide(x: Array) -> None:
         loc, scale = param("loc", xp.asarray(0.2)), param("scale", xp.asarray(0.6), dist.constraints.positive)
         sample("z", dist.Normal(loc, scale))
 
@@ -88,13 +88,13 @@ def normal() -> Program:
 def sum_over_plate() -> Program:
     """Plated Normals and Bernoullis add up to one observation outside their plate."""
 
-    def model(x: Any) -> None:
+    def model(x: Array) -> None:
         with plate("data", 2):
             k = xp.astype(sample("k", dist.Bernoulli(probs=0.4)), xp.float32)
             sample("y", dist.Normal(k, 1.1), obs=x)
         sample("total", dist.Normal(xp.sum(k), 0.5), obs=xp.asarray(1.4))
 
-    def guide(x: Any) -> None:
+    def guide(x: Array) -> None:
         with plate("data", 2):
             sample("k", dist.Bernoulli(logits=param("logits", xp.asarray([0.5, 0.4]))))
 

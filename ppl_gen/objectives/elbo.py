@@ -9,7 +9,8 @@ import numpy as np
 
 from ppl_gen.estimators.base import Arrays, Start
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Bound, Costs, Particles, downstream
+from ppl_gen.objectives.bound import Bound, downstream
+from ppl_gen.objectives.particles import Costs, Particles
 from ppl_gen.objectives.warmup import Warmup
 from ppl_gen.program import Run, Site
 from ppl_gen.program.arrays import Array, Namespace, total

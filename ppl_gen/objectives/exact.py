@@ -11,7 +11,8 @@ import numpy as np
 
 from ppl_gen.estimators.base import Arrays
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Loss, RunProgram, summed
+from ppl_gen.objectives.bound import Loss
+from ppl_gen.objectives.particles import RunProgram, summed
 from ppl_gen.program import Facts, Site
 from ppl_gen.program.arrays import Array, Namespace
 

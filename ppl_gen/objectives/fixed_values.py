@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ppl_gen.estimators.base import refuse_moving_support
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.particles import Particles
 from ppl_gen.program.arrays import Array, total
 
 

@@ -6,7 +6,7 @@ import math
 
 from ppl_gen.estimators.base import refuse_own_noise
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.particles import Particles
 from ppl_gen.objectives.weights import Weighted, normalised
 from ppl_gen.program.arrays import Array, Namespace
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
 from ppl_gen.objectives.elbo import ELBO
 from ppl_gen.objectives.fixed_values import asleep, refuse_at_fixed_values, refuse_dreams
+from ppl_gen.objectives.particles import Particles
 from ppl_gen.program.arrays import Array
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ppl_gen.elimination.expectations import reduced
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Bound, Costs, Particles
+from ppl_gen.objectives.bound import Bound
+from ppl_gen.objectives.particles import Costs, Particles
 from ppl_gen.program import Site, Term
 from ppl_gen.program.arrays import Array, Namespace
 
