@@ -71,6 +71,7 @@ class Namespace:
     Attributes:
         each: see `Each`.
         split_key: (random key, number) -> as many keys.
+        scan: (step, start, arrays) -> (last carry, stacked results), a loop over the leading axis.
         value_and_slope: (function, place) -> (its second result, the derivative of its first, a scalar).
     """
 
@@ -84,6 +85,7 @@ class Namespace:
     each: Each
     split_key: Callable[[Any, int], list[Any]]
     value_and_slope: Callable[[Callable[[Array], tuple[Array, Array]], Array], tuple[Array, Array]]
+    scan: Callable[..., tuple[Any, Any]]
     broadcast_arrays: Callable[..., list[Array]]
 
     def __init__(self, base: object, **extras: object) -> None:

@@ -160,6 +160,10 @@ class Reference:
             _refuse(f"factor '{name}'", "it stands in the guide")()
         self.sample(name, laws.Delta(0.0, log_factor), np.asarray(0.0), None)
 
+    def density(self, name: str, *args: Any) -> Any:
+        """See `ppl_gen.language.density`; the reference integrates over laws that it knows."""
+        return _refuse(f"density '{name}'", "its law is a function")()
+
     def _batch_shape(self, name: str, own: tuple[int, ...]) -> tuple[int, ...]:
         """The distribution's batch shape broadcast to the plates.
 
