@@ -11,11 +11,12 @@ import numpy as np
 
 from ppl_gen import estimators as known
 from ppl_gen.errors import NonFinite, ProgramError
-from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
+from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
 from ppl_gen.program import PARAM, Batch
 from ppl_gen.training.prepare import Prepared, start_baselines
+from ppl_gen.training.trainer import Trainer, sample_gradients
 from ppl_gen.training.trajectory import LENGTH, Point
 
 ADVICE = (
@@ -150,7 +151,7 @@ def lowest_chance(prepared: Prepared, batch: Batch, seed: int) -> float:
     if not drawn:
         return 1.0
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(prepared.program, Rarest(), prepared.plan, prepared.start, None, 1e-3, False)
+        trainer = Trainer(prepared, Rarest(), compile=False)
         return min(float(trainer.loss(batch, draw)) for draw in range(4))
 
 
@@ -191,7 +192,7 @@ def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
         losses: of every step, nats.
     """
     late = np.asarray(losses, dtype=float)[len(losses) // 2 :]
-    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not isinstance(r.estimator, Enumerate)]
+    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not r.estimator.enumerates]
     if len(late) < FEWEST_LOSSES or not sampled:
         return None
     middle = float(np.median(late))
@@ -209,7 +210,7 @@ def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
 
 def evaluations(plan: Plan) -> int:
     """Runs of the program per step."""
-    more = sum(row.cost - 1 for row in plan.rows.values() if not isinstance(row.estimator, Enumerate))
+    more = sum(row.cost - 1 for row in plan.rows.values() if not row.estimator.enumerates)
     return plan.num_particles * plan.enumeration.runs * (1 + more)
 
 
@@ -239,11 +240,7 @@ def measure(
 ) -> Measured:
     """Gradients of the prepared plan, its baselines trained for `warm_up` steps (None: `WARM_UP`)."""
     ready = warmed(prepared, batch, seed, objective, warm_up)
-    with prepared.tripwire():
-        draws: Draws = ready.backend.sample_gradients(
-            ready.program, objective, ready.plan, ready.start, batch, num_samples, seed
-        )
-    return Measured(ready.plan, draws)
+    return Measured(ready.plan, sample_gradients(ready, objective, batch, num_samples, seed))
 
 
 def warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, warm_up: int | None = None) -> Prepared:
@@ -257,6 +254,8 @@ def warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, warm_up:
 
 class Still:
     """The same batch at every step, as a source of batches."""
+
+    one_by_one = False
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -277,9 +276,7 @@ class Still:
 def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Any, steps: int) -> tuple[Any, Any]:
     """(weights, averages) after steps that leave the program's parameters alone."""
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(
-            prepared.program, objective, prepared.plan, prepared.start, None, 0.0, "auto", steps
-        )
+        trainer = Trainer(prepared, objective, learning_rate=0.0, steps=steps)
         before = trainer.state()
         trainer.steps(Still(batch), 0, steps)
         state = trainer.state()
@@ -311,7 +308,7 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
 def _is_free(plan: Plan, name: str, asked: Mapping[str, Estimator]) -> bool:
     """Whether a site's estimator may be exchanged: nobody asked for it, by argument or by a mark that is followed."""
     row, marked = plan.rows[name], plan.facts.sites["guide", name].marked
-    followed = marked and isinstance(row.estimator, Enumerate)
+    followed = marked and row.estimator.enumerates
     return row.estimator.cuts and not followed and name not in asked and "*" not in asked
 
 

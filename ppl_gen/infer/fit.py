@@ -19,12 +19,14 @@ from ppl_gen.evaluate.measure import Still, best_plan, seldom_better, trials, wi
 from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
 from ppl_gen.infer.automatic import automatic, converter, followers, prepare_any, resized
 from ppl_gen.infer.result import Fit, knows_rows
-from ppl_gen.program import OWN, Batch
+from ppl_gen.program import Batch
 from ppl_gen.training.again import Watch, read_again
 from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
 from ppl_gen.training.interrupt import keeping
 from ppl_gen.training.loop import HeldOut, Running, loop
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, accepted, choose_backend, no_guide, own_objective, under
+from ppl_gen.training.trainer import Trainer
 from ppl_gen.training.trajectory import trajectory
 
 OTHER_BATCHES = 4  # that a program which reads data on the host is read on beside the first rows
@@ -100,10 +102,10 @@ def fit(
     check_choices(estimators, num_particles, device)
     seed, learning_rate = as_seed(seed), check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
-    guide = getattr(model, "guide", None) if guide is None else guide
-    encode = getattr(model, "prepare", None)
+    parts = model_of(model)
+    guide = parts.guide if guide is None else guide
     prepared, source = open_program(
-        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
+        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, parts.encode
     )
     left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
@@ -138,16 +140,7 @@ def fit(
             _reader(prepared, objective, seed)(source.build(*source.at(step)), f"on the batch of step {step + 1}")
     prepared.plan.notes += left
     with prepared.session():
-        trainer = prepared.backend.Trainer(
-            prepared.program,
-            objective,
-            prepared.plan,
-            (prepared.start[0], {**prepared.start[1], OWN: objective.start()}),
-            optimizer,
-            learning_rate,
-            compile,
-            steps,
-        )
+        trainer = Trainer(prepared, objective, optimizer, learning_rate, compile, steps, begins=True)
         config = {
             "steps": steps,
             "batch_size": batch_size,
@@ -218,7 +211,7 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
         )
     check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
-    source = make_source(validation, None, 0, convert, getattr(model, "prepare", None))
+    source = make_source(validation, None, 0, convert, model_of(model).encode)
     first = source.first()
     following, beside, _ = followers(prepared.backend, prepared.program, first, resized(source))
     _settle(following, beside, prepared, first)

@@ -170,7 +170,7 @@ class _BurntIn:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Warn, once, of a value that is another one afterwards."""
-        if self.said or not getattr(self.trainer, "jitted", False):
+        if self.said or not self.trainer.engine.jitted:
             yield
             return
         before = self._now()
@@ -277,7 +277,8 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
         files.warn_old(path)
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
-    expected, advice = trainer.state(), "Remove the file, or choose another path."
+    expected = {name: value for name, value in trainer.state().items() if not name.startswith("random/")}
+    advice = "Remove the file, or choose another path."
     files.fitting(path, last, expected, advice)
     if best is not None:
         files.fitting(path, best, expected, advice, files.BEST)

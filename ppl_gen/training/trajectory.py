@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.errors import NonFinite
-from ppl_gen.program import OWN
 from ppl_gen.training.prepare import Prepared
+from ppl_gen.training.trainer import Trainer
 
 LENGTH = 1000  # steps
 
@@ -23,11 +23,8 @@ def trajectory(
 
     A run that ends in a NaN has its start alone: the fit that follows says where.
     """
-    start = prepared.start[0], {**prepared.start[1], OWN: objective.start()}
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(
-            prepared.program, objective, prepared.plan, start, optimizer, learning_rate, "auto", LENGTH
-        )
+        trainer = Trainer(prepared, objective, optimizer, learning_rate, "auto", LENGTH, begins=True)
         before = trainer.state()
         try:
             trainer.steps(source, 0, LENGTH)

@@ -1,0 +1,232 @@
+"""What one text asks of either library: messages of one form, and the functions in which the libraries differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from ppl_gen.backends.engine import Engine, Program
+from ppl_gen.program import Term
+
+__all__ = [
+    "A",
+    "Distribution",
+    "Engine",
+    "Frame",
+    "Library",
+    "Message",
+    "Observer",
+    "Program",
+    "core_of",
+    "kind_of",
+]
+
+
+class Shaped(Protocol):
+    """What these texts ask of the backend's own arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    def __neg__(self) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+
+
+A = TypeVar("A", bound=Shaped)
+
+# -- the library: sample statements and distributions ---------------------------------------------------------------
+
+WRAPPERS = ("MaskedDistribution", "Independent", "ExpandedDistribution")  # of both libraries
+
+
+class Distribution(Protocol):
+    """What is asked of a distribution."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the log density."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether its sampler passes a gradient."""
+
+    @property
+    def support(self) -> Any:
+        """The library's own constraint."""
+
+    def log_prob(self, value: Any, /) -> Any:
+        """The log density, batch shape, nats."""
+
+
+class Frame(NamedTuple):
+    """A plate around a site.
+
+    Attributes:
+        name: of the plate.
+        dim: batch dimension, negative, counted from the right.
+        size: number of elements in this run.
+        full_size: number of elements in all.
+    """
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(eq=False)
+class Message(Generic[A]):
+    """One sample statement, whichever library made it.
+
+    Attributes:
+        role: "guide" or "model".
+        name: of the site.
+        distribution: of the value.
+        value: of the site; before it is drawn, nothing.
+        observed: whether the value is given.
+        frames: the plates around it, outermost first.
+        scale: by which handlers and plates multiply the log density.
+        mask: of the handlers around it; None where the library puts it into the distribution.
+        infer: what the program says of how the site is to be inferred.
+        args: what the log density takes beside the value.
+        kwargs: what the log density takes by name.
+        flow: the control flow ("scan") that has drawn the value; None outside of any.
+    """
+
+    role: str
+    name: str
+    distribution: Distribution
+    value: A
+    observed: bool
+    frames: Sequence[Frame] = ()
+    scale: A | float = 1.0
+    mask: A | bool | None = None
+    infer: Mapping[str, object] = field(default_factory=dict)
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    flow: str | None = None
+
+    @property
+    def term(self) -> Term:
+        """The key of its log density."""
+        return self.role, self.name
+
+    @property
+    def kind(self) -> str:
+        """See `kind_of`."""
+        return kind_of(self.distribution)
+
+    @property
+    def where(self) -> str:
+        """The site in an error's words."""
+        return f"site '{self.name}' ({self.kind})"
+
+    @property
+    def plates(self) -> dict[str, int]:
+        """Plate -> batch dimension."""
+        return {frame.name: frame.dim for frame in self.frames}
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it is no choice at all, but a value to be recorded."""
+        return bool(self.infer.get("_deterministic"))
+
+    @property
+    def is_bookkeeping(self) -> bool:
+        """Whether an observed site is no data: a factor or a deterministic value."""
+        return self.is_deterministic or self.kind == "Unit"
+
+
+Observer = Callable[[Message[A]], None]
+
+
+class Library(Protocol[A]):
+    """Where Pyro and NumPyro differ; `ppl_gen.backends.torch.library` and `ppl_gen.backends.jax.library` are two."""
+
+    def log_density(self, message: Message[A], distribution: Distribution, /) -> A:
+        """The log density of the value under the site's distribution, or that without its mask; before masks and scales around."""
+
+    def weigh(self, log_prob: A, scale: A | float, mask: A | bool | None, /) -> A:
+        """A log density, scaled and masked."""
+
+    def total(self, array: A, axes: tuple[int, ...], /) -> A:
+        """The sum over these axes, which are kept with size 1."""
+
+    def cut(self, value: A, /) -> A:
+        """The same value, which passes no gradient."""
+
+    def as_now(self, value: A | float, /) -> A | float:
+        """A scale as it is now: the program may write to it between this site and the gradient."""
+
+    def choose(self, distribution: Distribution, index: int, /) -> A:
+        """The `index`-th value of a finite distribution, at every batch element."""
+
+    def unmasked(self, distribution: Distribution, /) -> Distribution:
+        """The distribution without its own mask."""
+
+    def features(self, distribution: Distribution, /) -> A | None:
+        """The distribution's parameters as one constant array, batch shape + (features,); None where it has none."""
+
+    def num_features(self, distribution: Distribution, /) -> int | None:
+        """The width of `features`."""
+
+    def log_masses(self, distribution: Distribution, /) -> A:
+        """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
+
+    def parameters(self, distribution: Distribution, /) -> Mapping[str, A]:
+        """A distribution's own scalar parameters by name, broadcast to batch + event."""
+
+    def divergence(self, q: Distribution, p: Distribution, /) -> A | None:
+        """KL(q || p), batch shape, nats; None where no formula is known."""
+
+    def support(self, distribution: Distribution, /) -> tuple[str, int | None]:
+        """("real" | "finite" | "countable", a number of values)."""
+
+    def num_values(self, distribution: Distribution, /) -> int | None:
+        """Number of values of one element of a finite support; None for others."""
+
+    def is_reparametrized(self, distribution: Distribution, /) -> bool:
+        """Whether the distribution's own sampler passes the whole gradient."""
+
+    def constraint_of(self, distribution: Distribution, /) -> Any:
+        """The constraint that observations are held to: the support, or the reals for a class that states none."""
+
+    def satisfies(self, constraint: Any, value: Any, /) -> np.ndarray:
+        """Where a value lies in a constraint."""
+
+    def counted(self, message: Message[A], /) -> A:
+        """A site's value, constant, with something feasible wherever it does not count."""
+
+    def is_unchecked(self, distribution: Distribution, /) -> bool:
+        """Whether the user switched the check of values off."""
+
+    def check_distribution(self, message: Message[A], /) -> None:
+        """Raise on a distribution that cannot be."""
+
+    def to_host(self, value: Any, /) -> np.ndarray:
+        """An array, or a plain number, as a NumPy array."""
+
+
+def core_of(distribution: Any) -> Any:
+    """The named distribution beneath masks, expansion and event dimensions."""
+    while type(distribution).__name__ in WRAPPERS:
+        distribution = distribution.base_dist
+    return distribution
+
+
+def kind_of(distribution: Distribution) -> str:
+    """The distribution's name, as Pyro and the user know it."""
+    return type(core_of(distribution)).__name__.removesuffix("Logits").removesuffix("Probs")
