@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.backends.engine import Engine, Program
 from ppl_gen.program import Term
+from ppl_gen.program.arrays import Array
 
 __all__ = [
     "A",
@@ -25,23 +26,7 @@ __all__ = [
 ]
 
 
-class Shaped(Protocol):
-    """What these texts ask of the backend's own arrays."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-
-    def __neg__(self) -> Any: ...
-    def __mul__(self, other: Any, /) -> Any: ...
-    def __truediv__(self, other: Any, /) -> Any: ...
-
-
-A = TypeVar("A", bound=Shaped)
+A = TypeVar("A", bound=Array)  # of one backend
 
 # -- the library: sample statements and distributions ---------------------------------------------------------------
 
