@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
 
+import numpy as np
+
 from ppl_gen.backends.checks import broken_baseline
-from ppl_gen.backends.engine import A, Engine, Found, Optimizer
+from ppl_gen.backends.engine import A, Density, Engine, Found, Optimizer
 from ppl_gen.estimators import Plan
 from ppl_gen.objectives.bound import Bound, Loss
 from ppl_gen.objectives.exact import Exact
@@ -55,7 +57,7 @@ class Step(Generic[A]):
             return loss.surrogate, loss
 
         found, loss = self.engine.gradient(surrogate, {player: getattr(state, player) for player in PLAYERS})
-        averages, buffers = self.engine.carried(loss.averages, loss.buffers, state)
+        averages, buffers = self.engine.carried(loss, state)
         value = self.engine.xp.stop_gradient(loss.value)
         return Found(value, self.engine.all_finite(value, found, averages), found, averages, buffers)
 
@@ -70,12 +72,12 @@ class Step(Generic[A]):
         buffers = {**state.buffers, **found.buffers}
         return state._replace(**parts, buffers=buffers, averages=found.averages, moments=tuple(moments))
 
-    def complaint(self, found: Found[A], culprit: str | None) -> str:
+    def complaint(self, found: Found[A], densities: Iterable[Density]) -> str:
         """What is not finite in a step, by name.
 
         Args:
             found: what the step computed.
-            culprit: the first site whose density is not finite, and how; None where there is none.
+            densities: of one run on the step's draws.
         """
         if bool(self.engine.all_finite(found.loss)):
             for name, gradient in found.gradients["params"].items():
@@ -89,5 +91,10 @@ class Step(Generic[A]):
                 for site, leaves in tree.items():
                     if site in self.plan and not bool(self.engine.all_finite(leaves)):
                         return broken_baseline(site, self.plan[site].estimator)
-        where = culprit or "loss: expected a finite value; got NaN or infinity, which no site repeats"
+        where = "loss: expected a finite value; got NaN or infinity, which no site repeats"
+        for role, name, what, value in densities:
+            odd = value[~np.isfinite(value)].flatten()
+            if len(odd):
+                where = f"site '{name}' ({role}): expected {what} to be finite; got {odd[0]}"
+                break
         return f"{where}. Check the batch, the constraints of what the site depends on, and the learning rate."
