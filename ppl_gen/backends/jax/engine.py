@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from ppl_gen.backends.engine import Advanced, Aux, Density, Fixed, Found, Parts, Source, Tree
-from ppl_gen.backends.jax import compiled, dialect
+from ppl_gen.backends.jax import compiled, dialect, trees
 from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, Compiled, Same, user_line
 from ppl_gen.backends.jax.distributions import core
 from ppl_gen.backends.jax.optimizers import Optimizer
@@ -65,7 +65,7 @@ class Engine:
 
     def place(self, state: State) -> State:
         """See the protocol."""
-        placed: State = self.program.placed(strong(state))
+        placed: State = self.program.placed(trees.strong(state))
         return placed
 
     def random(self) -> Array:
@@ -101,7 +101,7 @@ class Engine:
         """See the protocol: in the types that they began with."""
         averages = {site: {n: loss.averages[site][n] for n in own} for site, own in state.averages.items()}
         typed: Tree[Array] = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), averages, state.averages)
-        return typed, like_before(loss.buffers, state.buffers)
+        return typed, trees.like_before(loss.buffers, state.buffers)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Engine:
         state, losses, good = jax.lax.fori_loop(0, count, body, start)
         if not watchful:
             good = jnp.where(self.all_finite(losses, state.params, state.weights), good, 0)
-        return strong(state), losses, good
+        return trees.strong(state), losses, good
 
     def _one(self, step: Step, state: State, batch: Batch) -> tuple[State, Found[Array]]:
         after, now = jax.random.split(state.random)
@@ -292,65 +292,9 @@ class Engine:
 
     def flatten(self, state: State) -> dict[str, np.ndarray]:
         """See the protocol."""
-        return {name: np.array(_plain(leaf)) for name, leaf in _named(state)}
+        return trees.flatten(state)
 
     def load(self, state: State, flat: Mapping[str, np.ndarray]) -> State:
         """See the protocol."""
-        loaded: State = jax.tree.unflatten(
-            jax.tree.structure(state), [_as_before(leaf, flat[name]) for name, leaf in _named(state)]
-        )
+        loaded: State = trees.unflatten(state, flat)
         return loaded
-
-
-def strong(tree: Any) -> Any:
-    """The same arrays without weak types, which would compile a function of them anew."""
-    return jax.tree.map(_strong, tree)
-
-
-def _strong(leaf: Any) -> Array:
-    if isinstance(leaf, jax.core.Tracer):
-        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf if key else jax.lax.convert_element_type(leaf, leaf.dtype)
-    weak = getattr(leaf, "weak_type", not isinstance(leaf, Array))
-    return jnp.asarray(np.asarray(leaf, dtype=jnp.result_type(leaf))) if weak else leaf
-
-
-def like_before(buffers: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that the program itself carries on, as arrays of the types it had before.
-
-    Raises:
-        ProgramError: it is of another form, which no compiled loop can carry.
-    """
-    for name, old in before.items():
-        found, expected = _form(buffers[name]), _form(old)
-        if found != expected:
-            raise ProgramError(
-                f"mutable '{name}': expected state of one form at every step, {expected[0]}; got {found[0]}. Start it with arrays of "
-                "the shapes and types that it has later."
-            )
-    return {
-        name: jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), buffers[name], before[name]) for name in before
-    }
-
-
-def _form(tree: Any) -> tuple[list[str], Any]:
-    """(type and shape of every leaf, the containers)."""
-    leaves, containers = jax.tree.flatten(tree)
-    return [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves], containers
-
-
-def _named(state: State) -> Iterable[tuple[str, Array]]:
-    """(name in a file, leaf); the random state is called key there."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
-        yield ("key" if name == "random" else name), leaf
-
-
-def _plain(leaf: Array) -> Array:
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def _as_before(leaf: Array, value: np.ndarray) -> Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(value))
-    return jnp.asarray(value, leaf.dtype)
