@@ -178,7 +178,7 @@ def test_a_counter_that_changes_every_step_is_never_captured() -> None:
     assert np.isfinite(fast.losses).all() and len(set(fast.losses.tolist())) == 6
 
 
-def annealed(compile: Any) -> tuple[infer.Fit, list[str]]:
+def annealed(compile: Any, change: int = 20) -> tuple[infer.Fit, list[str]]:
     weight = {"now": 0.0}
 
     def model(y: Tensor) -> None:
@@ -186,7 +186,7 @@ def annealed(compile: Any) -> tuple[infer.Fit, list[str]]:
             pyro.sample("y", dist.Normal(pyro.param("m", torch.zeros(())) + weight["now"], 1.0), obs=y)
 
     def anneal(state: infer.Running) -> None:
-        if state.step == 20:
+        if state.step == change:
             weight["now"] = 3.0
 
     with warnings.catch_warnings(record=True) as caught:
@@ -203,6 +203,14 @@ def test_an_annealed_float_is_found_out() -> None:
     assert abs(fast.losses[25] - eager.losses[25]) > 1  # the stale steps, of which the warning speaks
     assert abs(fast.losses[40] - eager.losses[40]) < 0.2 * eager.losses[40]
     assert "steps: eager, as a captured step did not repeat" in fast.summary()
+
+
+def test_a_captured_step_is_checked_at_powers_of_two_only() -> None:
+    """What changes at step 40 would show at the next check, at step 64; the run ends before."""
+    fast, said = annealed("auto", change=40)
+    assert said == [] and "steps: captured" in fast.summary()
+    (_, early), (_, late) = annealed("auto", change=10), annealed("auto", change=20)
+    assert "up to 8 steps" in early[0] and "up to 16 steps" in late[0]
 
 
 def branching(y: Tensor) -> None:

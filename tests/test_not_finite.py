@@ -105,3 +105,40 @@ def test_a_baseline_that_breaks_stops_the_run_by_name_on_both(part: str, optimiz
         )
     assert len(caught.value.losses) == len(caught.value.fit.losses) == 3
     assert all(np.isfinite(value).all() for value in caught.value.fit.params.values())
+
+
+class Forgets(Breaks):
+    """A baseline of zero with an average that is no number after the fourth step, and one again after the fifth."""
+
+    def __init__(self) -> None:
+        super().__init__("averages")
+
+    def update(self, xp: Any, signals: Any, averages: Any) -> dict[str, Any]:
+        steps = averages["steps"] + 1.0
+        now = xp.where(xp.isfinite(steps), steps, xp.asarray(9.0))
+        return {"steps": xp.where(now == 4.0, float("nan") * now, now)}
+
+
+def test_an_average_that_is_no_number_for_one_step_stops_the_run_on_both(backend: str) -> None:
+    """Under Adam too, with which JAX looks at gradients only once in a while."""
+    with pytest.raises(NonFinite, match=r"^step 3: site 'z': expected what Score\(.*\) learns for itself") as caught:
+        infer.fit(
+            coin, flipped, np.float32(0.4), steps=8, estimators={"z": Score(Forgets())}, progress=False, backend=backend
+        )
+    assert len(caught.value.losses) == 3
+
+
+def test_the_site_is_named_for_the_draws_that_the_step_had(backend: str) -> None:
+    """One draw in ten gives the second site an infinite density, and names it every time."""
+
+    def model(x: Any) -> None:
+        z = sample("z", dist.Bernoulli(0.1))
+        sample("x", dist.Normal(param("m", lambda: xp.asarray(0.5)), 1.0), obs=x)
+        factor("rare", xp.where(z > 0.5, xp.asarray(float("inf")), xp.asarray(0.0)))
+
+    def guide(x: Any) -> None:
+        sample("z", dist.Bernoulli(0.1))
+
+    for seed in range(4):
+        with pytest.raises(NonFinite, match=r"site 'rare' \(model\): expected the .* to be finite; got inf"):
+            infer.fit(model, guide, np.float32(0.4), steps=400, seed=seed, progress=False, backend=backend)

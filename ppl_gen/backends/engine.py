@@ -12,11 +12,14 @@ from ppl_gen.program import Batch, Run
 from ppl_gen.program.arrays import Array, Namespace
 
 if TYPE_CHECKING:  # of a later layer: engines hand a state on, and call a step
+    from ppl_gen.objectives.bound import Loss
     from ppl_gen.training.state import State
     from ppl_gen.training.step import Step
 
 A = TypeVar("A", bound=Array)  # arrays of one backend
 Aux = TypeVar("Aux")
+Fixed = Mapping[str, object]  # site -> value
+Parts = dict[str, Any]  # player -> part of a state
 Tree = dict[str, dict[str, A]]  # site -> name -> array
 
 
@@ -110,7 +113,7 @@ class Engine(Protocol[A]):
     def xp(self) -> Namespace:
         """Array namespace."""
 
-    def arrays(self, tree: Mapping[str, Mapping[str, np.ndarray]], *, learned: bool) -> Tree[A]:
+    def arrays(self, tree: Tree[np.ndarray], *, learned: bool) -> Tree[A]:
         """A tree of NumPy arrays as arrays of the framework."""
 
     def place(self, state: State[A]) -> State[A]:
@@ -122,31 +125,16 @@ class Engine(Protocol[A]):
     def optimizer(self, wanted: object, learning_rate: float, values: Mapping[str, Any]) -> Optimizer:
         """The optimizer of one player: the framework's own; None means Adam."""
 
-    def run(
-        self,
-        state: State[A],
-        batch: Batch,
-        key: A | None,
-        fixed: Mapping[str, Any],
-        cut: Collection[str],
-        *,
-        frozen: bool = False,
-        guide: bool = True,
-        dream: bool = False,
-    ) -> Run:
+    def run(self, state: State[A], batch: Batch, key: Any, fixed: Fixed, cut: Collection[str], **options: bool) -> Run:
         """See `ppl_gen.objectives.bound.RunProgram`."""
 
-    def gradient(
-        self, function: Callable[[dict[str, Any]], tuple[Any, Aux]], parts: dict[str, Any]
-    ) -> tuple[dict[str, Any], Aux]:
+    def gradient(self, function: Callable[[Parts], tuple[Any, Aux]], parts: Parts) -> tuple[Parts, Aux]:
         """(the gradient of the first result, a scalar, by every array in `parts`; the second result)."""
 
     def all_finite(self, *trees: Any) -> A:
         """Whether every element of every array is."""
 
-    def carried(
-        self, averages: Mapping[str, Mapping[str, Any]], buffers: Mapping[str, Any], state: State[A]
-    ) -> tuple[Tree[A], dict[str, Any]]:
+    def carried(self, loss: Loss, state: State[A]) -> tuple[Tree[A], Parts]:
         """Averages and buffers after a step, in the form in which the state has them."""
 
     def advance(self, step: Step[A], state: State[A], source: Source, number: int, most: int) -> Advanced:
@@ -155,9 +143,7 @@ class Engine(Protocol[A]):
     def inspect(self, step: Step[A], state: State[A], batch: Batch) -> tuple[Found[A], str | None]:
         """A failing step once more: what it computes, and the first site whose density is not finite."""
 
-    def evaluate(
-        self, function: Callable[[State[A], A | None, Batch], A], state: State[A], batch: Batch, draw: int
-    ) -> float:
+    def evaluate(self, function: Callable[..., A], state: State[A], batch: Batch, draw: int) -> float:
         """A scalar function of (state, key, batch) in evaluation mode, on the random numbers of that `draw`."""
 
     def draws(self, step: Step[A], state: State[A], batch: Batch, count: int, seed: int) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ class Step(Generic[A]):
             return loss.surrogate, loss
 
         found, loss = self.engine.gradient(surrogate, {player: getattr(state, player) for player in PLAYERS})
-        averages, buffers = self.engine.carried(loss.averages, loss.buffers, state)
+        averages, buffers = self.engine.carried(loss, state)
         value = cast(A, self.engine.xp.stop_gradient(loss.value))
         return Found(value, self.engine.all_finite(value, found, averages), found, averages, buffers)
 

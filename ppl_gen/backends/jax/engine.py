@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from ppl_gen.backends.engine import Advanced, Found, Source
-from ppl_gen.backends.jax import dialect, library
-from ppl_gen.backends.jax.compiled import (
-    ARRAYS,
-    LEAVES_TRACER,
-    NOTHING,
-    Compiled,
-    Same,
-    on_host,
-    shapes,
-    split_batch,
-    user_line,
-)
+from ppl_gen.backends.engine import Advanced, Aux, Fixed, Found, Parts, Source, Tree
+from ppl_gen.backends.jax import compiled, dialect, library, trees
+from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, Compiled, Same, user_line
 from ppl_gen.backends.jax.optimizers import Optimizer
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.survey import culprit
@@ -31,11 +22,14 @@ from ppl_gen.program import Batch, Facts, Run
 from ppl_gen.program.arrays import Namespace
 
 if TYPE_CHECKING:
-    from ppl_gen.training.state import State
-    from ppl_gen.training.step import Step
+    from ppl_gen.objectives.bound import Loss
+    from ppl_gen.training import state as states
+    from ppl_gen.training import step as steps
 
-Aux = TypeVar("Aux")
-Build = Callable[[list[jax.Array], Any], Batch]
+    State = states.State[Array]
+    Step = steps.Step[Array]
+
+Build = Callable[[list[Array], Any], Batch]
 CHUNK = 100  # steps in one call of the compiled loop
 
 
@@ -64,22 +58,18 @@ class Engine:
 
     # -- making a state ------------------------------------------------------------------------------------------
 
-    def arrays(self, tree: Mapping[str, Mapping[str, np.ndarray]], *, learned: bool) -> dict[str, dict[str, jax.Array]]:
+    def arrays(self, tree: Tree[np.ndarray], *, learned: bool) -> Tree[Array]:
         """See the protocol; real ones are of JAX's default type."""
         del learned
         real = jnp.result_type(float)
+        return jax.tree.map(lambda v: jnp.asarray(v, real if np.issubdtype(v.dtype, np.floating) else None), tree)
 
-        def make(value: np.ndarray) -> jax.Array:
-            return jnp.asarray(value, real if np.issubdtype(value.dtype, np.floating) else None)
-
-        return {site: {n: make(value) for n, value in own.items()} for site, own in tree.items()}
-
-    def place(self, state: State[jax.Array]) -> State[jax.Array]:
+    def place(self, state: State) -> State:
         """See the protocol."""
-        placed: State[jax.Array] = self.program.placed(strong(state))
+        placed: State = self.program.placed(trees.strong(state))
         return placed
 
-    def random(self) -> jax.Array:
+    def random(self) -> Array:
         """See the protocol."""
         return self.program.key()
 
@@ -90,52 +80,33 @@ class Engine:
 
     # -- the parts of a step ---------------------------------------------------------------------------------------
 
-    def run(
-        self,
-        state: State[jax.Array],
-        batch: Batch,
-        key: jax.Array,
-        fixed: Mapping[str, Any],
-        cut: Collection[str],
-        *,
-        frozen: bool = False,
-        guide: bool = True,
-        dream: bool = False,
-    ) -> Run:
+    def run(self, state: State, batch: Batch, key: Array, fixed: Fixed, cut: Collection[str], **options: bool) -> Run:
         """See the protocol."""
-        params = jax.lax.stop_gradient(state.params) if frozen else state.params
-        if dream:
+        params = jax.lax.stop_gradient(state.params) if options.get("frozen", False) else state.params
+        if options.get("dream", False):
             key, now = jax.random.split(key)
             batch, fixed, _ = self.program.dream(params, state.buffers, now, batch)
-        return self.program.run(params, state.buffers, key, batch, fixed, cut, guide=guide)
+        return self.program.run(params, state.buffers, key, batch, fixed, cut, guide=options.get("guide", True))
 
-    def gradient(
-        self, function: Callable[[dict[str, Any]], tuple[Any, Aux]], parts: dict[str, Any]
-    ) -> tuple[dict[str, Any], Aux]:
+    def gradient(self, function: Callable[[Parts], tuple[Any, Aux]], parts: Parts) -> tuple[Parts, Aux]:
         """See the protocol."""
-        found, more = jax.grad(function, has_aux=True)(parts)
-        return found, more
+        found: tuple[Parts, Aux] = jax.grad(function, has_aux=True)(parts)
+        return found
 
-    def all_finite(self, *trees: Any) -> jax.Array:
+    def all_finite(self, *trees: Any) -> Array:
         """See the protocol."""
         found = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
         return jnp.all(jnp.stack(found)) if found else jnp.asarray(True)
 
-    def carried(
-        self, averages: Mapping[str, Mapping[str, Any]], buffers: Mapping[str, Any], state: State[jax.Array]
-    ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
+    def carried(self, loss: Loss, state: State) -> tuple[Tree[Array], Parts]:
         """See the protocol: in the types that they began with."""
-        own = {
-            site: {n: jnp.asarray(averages[site][n], old.dtype) for n, old in kept.items()}
-            for site, kept in state.averages.items()
-        }
-        return own, like_before(buffers, state.buffers)
+        averages = {site: {n: loss.averages[site][n] for n in own} for site, own in state.averages.items()}
+        typed: Tree[Array] = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), averages, state.averages)
+        return typed, trees.like_before(loss.buffers, state.buffers)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    def advance(
-        self, step: Step[jax.Array], state: State[jax.Array], source: Source, number: int, most: int
-    ) -> Advanced:
+    def advance(self, step: Step, state: State, source: Source, number: int, most: int) -> Advanced:
         """See the protocol: a chunk of steps in one call of the compiled loop, or one step un-jitted."""
         arrays, rows = source.at(number)
         chunk = self._chunk(source, number, min(most, CHUNK), rows)
@@ -154,8 +125,8 @@ class Engine:
         return following[:same]
 
     def _taken(
-        self, step: Step[jax.Array], state: State[jax.Array], source: Source, arrays: Any, chunk: list[Any]
-    ) -> tuple[State[jax.Array], np.ndarray, int]:
+        self, step: Step, state: State, source: Source, arrays: Any, chunk: list[Any]
+    ) -> tuple[State, np.ndarray, int]:
         while self.jitted:
             try:
                 return self._quickly(step, state, source, arrays, chunk)
@@ -191,22 +162,22 @@ class Engine:
         )
 
     def _quickly(
-        self, step: Step[jax.Array], state: State[jax.Array], source: Source, arrays: Any, chunk: list[Any]
-    ) -> tuple[State[jax.Array], np.ndarray, int]:
+        self, step: Step, state: State, source: Source, arrays: Any, chunk: list[Any]
+    ) -> tuple[State, np.ndarray, int]:
         """The chunk's steps, or the first of them, in the compiled loop."""
         level = self._compiled.level
         if chunk[0] is None:  # whole batches, which may differ in whatever they hold
             start = level if source.one_by_one else max(level, ARRAYS)  # a table's plain numbers stay what they are
-            rows, (given, join, key) = None, split_batch(source.build(arrays, None), start)
+            rows, (given, join, key) = None, compiled.split_batch(source.build(arrays, None), start)
             build: Build = lambda given, _: join(given)  # noqa: E731
         else:  # rows of one table
             rows, given = np.zeros((CHUNK, len(chunk[0])), dtype=np.int32), arrays
-            build = lambda given, rows: on_host(source.build(given, rows), level)  # noqa: E731
-            key = (level, rows.shape, *shapes(given))
+            build = lambda given, rows: compiled.on_host(source.build(given, rows), level)  # noqa: E731
+            key = (level, rows.shape, *compiled.shapes(given))
             rows[: len(chunk)] = chunk
 
         def take(watchful: bool, count: int) -> Any:
-            def loop(state: State[jax.Array], given: list[jax.Array], rows: Any, count: jax.Array) -> Any:
+            def loop(state: State, given: list[Array], rows: Any, count: Array) -> Any:
                 return self._many(step, build, state, given, rows, count, watchful)
 
             return self._compiled.get(("loop", key, watchful), lambda: loop)(state, given, rows, count)
@@ -219,21 +190,21 @@ class Engine:
 
     def _many(
         self,
-        step: Step[jax.Array],
+        step: Step,
         build: Build,
-        state: State[jax.Array],
+        state: State,
         arrays: Any,
         rows: Any,
-        count: jax.Array,
+        count: Array,
         watchful: bool,
-    ) -> tuple[State[jax.Array], jax.Array, jax.Array]:
+    ) -> tuple[State, Array, Array]:
         """Up to CHUNK steps in one loop on the device: (state, losses, how many were finite from the first on).
 
         Unless `watchful`, a gradient is judged by what Adam has made of it at the end; averages, which may forget, are
         looked at in every step.
         """
 
-        def body(i: jax.Array, carry: Any) -> Any:
+        def body(i: Array, carry: Any) -> Any:
             state, losses, good = carry
             after, found = self._one(step, state, build(arrays, None if rows is None else rows[i]))
             finite = found.finite if watchful else self.all_finite(found.averages)
@@ -243,37 +214,24 @@ class Engine:
         state, losses, good = jax.lax.fori_loop(0, count, body, start)
         if not watchful:
             good = jnp.where(self.all_finite(losses, state.params, state.weights), good, 0)
-        return strong(state), losses, good
+        return trees.strong(state), losses, good
 
-    def _one(
-        self, step: Step[jax.Array], state: State[jax.Array], batch: Batch
-    ) -> tuple[State[jax.Array], Found[jax.Array]]:
+    def _one(self, step: Step, state: State, batch: Batch) -> tuple[State, Found[Array]]:
         after, now = jax.random.split(state.random)
         found = step.gradients(state, now, batch)
         return step.update(state, found)._replace(random=after), found
 
-    def inspect(
-        self, step: Step[jax.Array], state: State[jax.Array], batch: Batch
-    ) -> tuple[Found[jax.Array], str | None]:
+    def inspect(self, step: Step, state: State, batch: Batch) -> tuple[Found[Array], str | None]:
         """See the protocol: with the draws that the first particle had."""
         _, now = jax.random.split(state.random)
         _, key = jax.random.split(jax.random.split(now, step.plan.num_particles)[0])
-        return step.gradients(state, now, batch), self._culprit(state, key, batch)
-
-    def _culprit(self, state: State[jax.Array], key: jax.Array, batch: Batch) -> str | None:
         run = partial(self.program.run, state.params, state.buffers, key, batch)
-        return culprit(library, lambda look: run(observer=look))
+        return step.gradients(state, now, batch), culprit(library, lambda look: run(observer=look))
 
-    def evaluate(
-        self,
-        function: Callable[[State[jax.Array], jax.Array, Batch], jax.Array],
-        state: State[jax.Array],
-        batch: Batch,
-        draw: int,
-    ) -> float:
+    def evaluate(self, function: Callable[..., Array], state: State, batch: Batch, draw: int) -> float:
         """See the protocol."""
 
-        def run(batch: Batch, state: State[jax.Array], draw: int) -> jax.Array:
+        def run(batch: Batch, state: State, draw: int) -> Array:
             key = jax.random.fold_in(jax.random.key(self.program.seed), draw)
             with self.program.session(train=False):
                 return function(state, key, batch)
@@ -285,9 +243,7 @@ class Engine:
                 pass
         return float(run(batch, state, draw))
 
-    def draws(
-        self, step: Step[jax.Array], state: State[jax.Array], batch: Batch, count: int, seed: int
-    ) -> dict[str, np.ndarray]:
+    def draws(self, step: Step, state: State, batch: Batch, count: int, seed: int) -> dict[str, np.ndarray]:
         """See the protocol; by one compiled function where that is possible."""
         keys = jax.random.split(jax.random.key(seed), count)
         if self.jitted:
@@ -301,15 +257,13 @@ class Engine:
             raise self._refusal(error) from error
         return {n: np.stack([np.asarray(g[n]) for g in each]) for n in state.params}
 
-    def _at_once(
-        self, step: Step[jax.Array], state: State[jax.Array], batch: Batch, keys: jax.Array
-    ) -> dict[str, np.ndarray]:
+    def _at_once(self, step: Step, state: State, batch: Batch, keys: Array) -> dict[str, np.ndarray]:
         empty = {name for name, value in state.params.items() if not value.size}  # which a batched map divides by
         count = len(keys)
 
         def mapped(batch_size: int | None) -> Any:
-            def every(batch: Batch, state: State[jax.Array], keys: jax.Array) -> Any:
-                def one(key: jax.Array) -> dict[str, jax.Array]:
+            def every(batch: Batch, state: State, keys: Array) -> Any:
+                def one(key: Array) -> dict[str, Array]:
                     found = step.gradients(state, key, batch).gradients["params"]
                     return {name: g for name, g in found.items() if name not in empty}
 
@@ -327,71 +281,15 @@ class Engine:
 
     # -- reading and writing a state -------------------------------------------------------------------------------
 
-    def params(self, state: State[jax.Array]) -> dict[str, jax.Array]:
+    def params(self, state: State) -> dict[str, Array]:
         """See the protocol."""
         return dict(state.params)
 
-    def flatten(self, state: State[jax.Array]) -> dict[str, np.ndarray]:
+    def flatten(self, state: State) -> dict[str, np.ndarray]:
         """See the protocol."""
-        return {name: np.array(_plain(leaf)) for name, leaf in _named(state)}
+        return trees.flatten(state)
 
-    def load(self, state: State[jax.Array], flat: Mapping[str, np.ndarray]) -> State[jax.Array]:
+    def load(self, state: State, flat: Mapping[str, np.ndarray]) -> State:
         """See the protocol."""
-        loaded: State[jax.Array] = jax.tree.unflatten(
-            jax.tree.structure(state), [_as_before(leaf, flat[name]) for name, leaf in _named(state)]
-        )
+        loaded: State = trees.unflatten(state, flat)
         return loaded
-
-
-def strong(tree: Any) -> Any:
-    """The same arrays without weak types, which would compile a function of them anew."""
-    return jax.tree.map(_strong, tree)
-
-
-def _strong(leaf: Any) -> jax.Array:
-    if isinstance(leaf, jax.core.Tracer):
-        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf if key else jax.lax.convert_element_type(leaf, leaf.dtype)
-    weak = getattr(leaf, "weak_type", not isinstance(leaf, jax.Array))
-    return jnp.asarray(np.asarray(leaf, dtype=jnp.result_type(leaf))) if weak else leaf
-
-
-def like_before(buffers: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that the program itself carries on, as arrays of the types it had before.
-
-    Raises:
-        ProgramError: it is of another form, which no compiled loop can carry.
-    """
-    for name, old in before.items():
-        found, expected = _form(buffers[name]), _form(old)
-        if found != expected:
-            raise ProgramError(
-                f"mutable '{name}': expected state of one form at every step, {expected[0]}; got {found[0]}. Start it with arrays of "
-                "the shapes and types that it has later."
-            )
-    return {
-        name: jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), buffers[name], before[name]) for name in before
-    }
-
-
-def _form(tree: Any) -> tuple[list[str], Any]:
-    """(type and shape of every leaf, the containers)."""
-    leaves, containers = jax.tree.flatten(tree)
-    return [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves], containers
-
-
-def _named(state: State[jax.Array]) -> Iterable[tuple[str, jax.Array]]:
-    """(name in a file, leaf); the random state is called key there."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
-        yield ("key" if name == "random" else name), leaf
-
-
-def _plain(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def _as_before(leaf: jax.Array, value: np.ndarray) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(value))
-    return jnp.asarray(value, leaf.dtype)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_gen.backends.engine import Advanced, Found, Source
+from ppl_gen.backends.engine import Advanced, Aux, Fixed, Found, Parts, Source, Tree
 from ppl_gen.backends.survey import culprit
 from ppl_gen.backends.torch import dialect, library
 from ppl_gen.backends.torch.generators import CPU, RandomState, kept_random_state, random_state, set_random_state
@@ -23,10 +23,13 @@ from ppl_gen.backends.torch.trees import below, leaves, like, named
 from ppl_gen.program import Batch, Facts, Run
 
 if TYPE_CHECKING:
-    from ppl_gen.training.state import State
-    from ppl_gen.training.step import Step
+    from ppl_gen.objectives.bound import Loss
+    from ppl_gen.training import state as states
+    from ppl_gen.training import step as steps
 
-Aux = TypeVar("Aux")
+    State = states.State[Tensor]
+    Step = steps.Step[Tensor]
+
 TOGETHER = 100  # gradients that are drawn at once: each holds its own values of every operation
 WORTH_A_GRAPH = 100  # of them
 
@@ -53,12 +56,12 @@ class Engine:
 
     # -- making a state ------------------------------------------------------------------------------------------
 
-    def arrays(self, tree: Mapping[str, Mapping[str, np.ndarray]], *, learned: bool) -> dict[str, dict[str, Tensor]]:
+    def arrays(self, tree: Tree[np.ndarray], *, learned: bool) -> Tree[Tensor]:
         """See the protocol."""
         make = partial(torch.tensor, device=self.program.device)
         return {s: {n: make(v).requires_grad_(learned) for n, v in own.items()} for s, own in tree.items()}
 
-    def place(self, state: State[Tensor]) -> State[Tensor]:
+    def place(self, state: State) -> State:
         """See the protocol."""
         return state
 
@@ -72,27 +75,14 @@ class Engine:
 
     # -- the parts of a step ---------------------------------------------------------------------------------------
 
-    def run(
-        self,
-        state: State[Tensor],
-        batch: Batch,
-        key: None,
-        fixed: Mapping[str, Any],
-        cut: Collection[str],
-        *,
-        frozen: bool = False,
-        guide: bool = True,
-        dream: bool = False,
-    ) -> Run:
+    def run(self, state: State, batch: Batch, key: None, fixed: Fixed, cut: Collection[str], **options: bool) -> Run:
         """See the protocol."""
-        if dream:
+        if options.get("dream", False):
             batch, fixed, _ = self.program.dream(batch)
-        with self.program.frozen() if frozen else nullcontext():
-            return self.program.run(batch, fixed, cut, guide=guide)
+        with self.program.frozen() if options.get("frozen", False) else nullcontext():
+            return self.program.run(batch, fixed, cut, guide=options.get("guide", True))
 
-    def gradient(
-        self, function: Callable[[dict[str, Any]], tuple[Any, Aux]], parts: dict[str, Any]
-    ) -> tuple[dict[str, Any], Aux]:
+    def gradient(self, function: Callable[[Parts], tuple[Any, Aux]], parts: Parts) -> tuple[Parts, Aux]:
         """See the protocol; zero where there is no way."""
         surrogate, more = function(parts)
         places = list(leaves(parts))
@@ -108,39 +98,33 @@ class Engine:
             return torch.ones((), dtype=torch.bool)
         return torch.isfinite(torch.stack([s.to(sums[0].dtype) for s in sums])).all()
 
-    def carried(
-        self, averages: Mapping[str, Mapping[str, Tensor]], buffers: object, state: State[Tensor]
-    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def carried(self, loss: Loss, state: State) -> tuple[Tree[Tensor], Parts]:
         """See the protocol; networks write to their buffers in place."""
-        return {s: {n: averages[s][n].detach() for n in own} for s, own in state.averages.items()}, {}
+        new: Any = loss.averages
+        return {site: {n: new[site][n].detach() for n in own} for site, own in state.averages.items()}, {}
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    def advance(self, step: Step[Tensor], state: State[Tensor], source: Source, number: int, most: int) -> Advanced:
+    def advance(self, step: Step, state: State, source: Source, number: int, most: int) -> Advanced:
         """See the protocol: one step."""
         batch = source.build(*source.at(number))
-        before = Before.of(self.program)
+        before, good = Before.of(self.program), False
         try:
-            found = self._computed(step, state, batch, before, number)
-            failed = not bool(found.finite)
-        except BaseException:  # whatever ends a step, all is as before it
-            before.put_back(self.program)
-            raise
-        if failed:
-            before.put_back(self.program)
+            function, given, kind = self._flat(step, state, batch)
+            found = iter(self.replays(function, given, kind, before, number))
+            loss, finite = next(found), next(found)
+            good = bool(finite)
+        finally:  # whatever ends a step, all is as before it
+            if not good:
+                before.put_back(self.program)
+        if not good:
             return Advanced(state, [], batch)
-        return Advanced(step.update(state, found)._replace(random=random_state()), [float(found.loss)], None)
-
-    def _computed(
-        self, step: Step[Tensor], state: State[Tensor], batch: Batch, before: Before, number: int
-    ) -> Found[Tensor]:
-        function, given, kind = self._flat(step, state, batch)
-        found = iter(self.replays(function, given, kind, before, number))
-        gradients = {"params": state.params, "weights": state.weights}
-        return Found(next(found), next(found), like(gradients, found), like(state.averages, found), {})
+        gradients = like({"params": state.params, "weights": state.weights}, found)
+        state = step.update(state, Found(loss, finite, gradients, like(state.averages, found), {}))
+        return Advanced(state._replace(random=random_state()), [float(loss)], None)
 
     def _flat(
-        self, step: Step[Tensor], state: State[Tensor], batch: Batch
+        self, step: Step, state: State, batch: Batch
     ) -> tuple[Callable[..., list[Tensor]], list[Tensor], Hashable]:
         """(the step as a function of tensors, the tensors of now, all else that it hangs on)."""
         arrays, join = split_batch(batch)
@@ -154,69 +138,61 @@ class Engine:
 
         return function, given, (batch.scale, constants(batch), *((tuple(a.shape), a.dtype) for a in given))
 
-    def inspect(self, step: Step[Tensor], state: State[Tensor], batch: Batch) -> tuple[Found[Tensor], str | None]:
+    def inspect(self, step: Step, state: State, batch: Batch) -> tuple[Found[Tensor], str | None]:
         """See the protocol: with the draws that it had."""
         before = Before.of(self.program)
         try:
             found = step.gradients(state, None, batch)
             before.put_back(self.program)
-            return found, self._culprit(batch)
+            with torch.no_grad():
+                return found, culprit(library, lambda look: self.program.run(batch, observer=look))
         finally:
             before.put_back(self.program)
 
-    def _culprit(self, batch: Batch) -> str | None:
-        with torch.no_grad():
-            return culprit(library, lambda look: self.program.run(batch, observer=look))
-
-    def evaluate(self, function: Callable[..., Tensor], state: State[Tensor], batch: Batch, draw: int) -> float:
+    def evaluate(self, function: Callable[..., Tensor], state: State, batch: Batch, draw: int) -> float:
         """See the protocol."""
         with torch.no_grad(), kept_random_state(), self.program.evaluating():
             torch.manual_seed(self.program.seed + draw)
             return float(function(state, None, batch))
 
-    def draws(
-        self, step: Step[Tensor], state: State[Tensor], batch: Batch, count: int, seed: int
-    ) -> dict[str, np.ndarray]:
+    def draws(self, step: Step, state: State, batch: Batch, count: int, seed: int) -> dict[str, np.ndarray]:
         """See the protocol; many at once where the step has a graph that can be batched."""
         self.replays.on = self.replays.on and count >= WORTH_A_GRAPH
-        found: list[list[Tensor]] = []
-        before, drawn = Before.of(self.program), 0
+        before, columns, drawn = Before.of(self.program), [list[Tensor]() for _ in state.params], 0
+        function, given, kind = self._flat(step, state, batch)
         while drawn < count:
-            function, given, kind = self._flat(step, state, batch)
             several = None
             if drawn and not before.buffers:
                 several = self.replays.together(given, min(TOGETHER, count - drawn))
             if several is None:
-                one = self.replays(function, given, kind, Before.of(self.program))
-                several = [value[None] for value in one]
+                several = [value[None] for value in self.replays(function, given, kind, Before.of(self.program))]
             before.put_back_buffers(self.program)
-            found.append(several[2 : 2 + len(state.params)])
             drawn += len(several[0])
-        columns = zip(*found, strict=True)
-        return {n: torch.cat(rows).cpu().numpy() for n, rows in zip(state.params, columns, strict=False)}
+            for column, value in zip(columns, several[2:], strict=False):
+                column.append(value)
+        return {n: torch.cat(column).cpu().numpy() for n, column in zip(state.params, columns, strict=True)}
 
     # -- reading and writing a state -------------------------------------------------------------------------------
 
-    def params(self, state: State[Tensor]) -> dict[str, Tensor]:
+    def params(self, state: State) -> dict[str, Tensor]:
         """See the protocol."""
         with self.program.lent():
             return {name: leaf.detach() for name, leaf in state.params.items()}
 
-    def _in_place(self, state: State[Tensor]) -> dict[str, Tensor]:
+    def _in_place(self, state: State) -> dict[str, Tensor]:
         """Name -> tensor that is written to; inside `lent`."""
-        tree = {"params": state.params, "buffers": self.program.buffers, "weights": state.weights}
-        return dict(named(tree))
+        return dict(named({"params": state.params, "buffers": self.program.buffers, "weights": state.weights}))
 
-    def flatten(self, state: State[Tensor]) -> dict[str, np.ndarray]:
+    def flatten(self, state: State) -> dict[str, np.ndarray]:
         """See the protocol."""
         with self.program.lent():
             moments = {str(number): optimizer.moments() for number, optimizer in enumerate(state.moments)}
             tree = {"constants": self.program.constants, "averages": state.averages, "moments": moments}
             flat = self._in_place(state) | dict(named(tree))
-            flat |= {_random_name(device): one for device, one in state.random.items()}
+            flat |= {_named_random(device): one for device, one in state.random.items()}
             return {name: np.array(value.detach().cpu().numpy(), copy=True) for name, value in flat.items()}
 
-    def load(self, state: State[Tensor], flat: Mapping[str, np.ndarray]) -> State[Tensor]:
+    def load(self, state: State, flat: Mapping[str, np.ndarray]) -> State:
         """See the protocol.
 
         Raises:
@@ -230,13 +206,13 @@ class Engine:
                 optimizer.load(stored, f"moments/{number}/")
         self.program.set_constants(below(stored, "constants/"))
         averages = (stored[f"averages/{name}"].to(self.program.device) for name, _ in named(state.averages))
-        random = {device: stored.get(_random_name(device), one) for device, one in state.random.items()}
+        random = {device: stored.get(_named_random(device), one) for device, one in state.random.items()}
         if self.program.running:  # else the generators are the user's
             set_random_state(random)
         return state._replace(averages=like(state.averages, averages), random=random)
 
 
-def _random_name(device: str) -> str:
+def _named_random(device: str) -> str:
     return "random" if device == CPU else f"random/{device}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,10 +16,15 @@ RandomState = dict[str, Tensor]  # device -> the state of its generator
 def generators() -> dict[str, torch.Generator]:
     """Device -> its generator: the CPU's, and that of each CUDA device."""
     found: dict[str, torch.Generator] = {CPU: torch.default_generator}
-    if torch.cuda.is_available():
+    if _has_cuda():
         torch.cuda.init()  # before it there are none
         found |= {f"cuda:{number}": one for number, one in enumerate(torch.cuda.default_generators)}
     return found
+
+
+@cache  # a step asks twice
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
 
 
 def random_state() -> RandomState:

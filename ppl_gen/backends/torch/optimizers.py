@@ -49,7 +49,7 @@ class Optimizer:
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """Number of the leaf -> slot -> what is kept there; nothing before the first step."""
         held = {} if self._built is None else self._built.state_dict()["state"]
-        return {str(i): {s: torch.as_tensor(v) for s, v in own.items() if v is not None} for i, own in held.items()}
+        return {str(i): {s: _tensor(v) for s, v in own.items() if v is not None} for i, own in held.items()}
 
     def load(self, stored: Mapping[str, Tensor], prefix: str) -> None:
         """Put back what `moments` gave: nothing, as before the first step, or all of it.
@@ -81,6 +81,10 @@ class Optimizer:
         other.step()
         state = other.state_dict()["state"]
         return [{slot for slot, v in state.get(i, {}).items() if v is not None} for i in range(len(copies))]
+
+
+def _tensor(value: Tensor | float) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
 def build(optimizer: Any, leaves: Mapping[str, Tensor], learning_rate: float) -> torch.optim.Optimizer:
