@@ -11,8 +11,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ppl_gen.backends.held import changed
-from ppl_gen.backends.held import state as state_of
+from ppl_gen.backends.values import changed
+from ppl_gen.backends.values import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.estimators import Plan
 from ppl_gen.training import checkpoint as files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -27,6 +27,8 @@ __all__ = [
     "Trainer",
     "array",
     "draw",
+    "held_elsewhere",
+    "loading",
     "on_any_statement",
     "host_function",
     "optimizer_name",
@@ -85,6 +87,16 @@ def resolve_device(device: str) -> str:
 
 def _platforms() -> set[str]:
     return {d.platform for d in jax.devices()} | {"cpu"}
+
+
+def held_elsewhere(device: str, *programs: object) -> list[str]:
+    """Nothing: JAX takes an array along that was put on no device by hand."""
+    return []
+
+
+def loading() -> AbstractContextManager[None]:
+    """JAX's own random keys are the loader's: there is nothing to put back."""
+    return nullcontext()
 
 
 def array(value: Any, device: str = "cpu") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.torch.elsewhere import held_elsewhere
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
@@ -27,6 +28,8 @@ __all__ = [
     "Trainer",
     "array",
     "draw",
+    "held_elsewhere",
+    "loading",
     "on_any_statement",
     "host_function",
     "optimizer_name",
@@ -76,6 +79,11 @@ def resolve_device(device: str) -> str:
         here = sorted(k for k, v in present.items() if v)
         raise ValueError(f"device: expected one of {here} or 'auto'; got {device!r}, which torch does not see here.")
     return device
+
+
+def loading() -> AbstractContextManager[object]:
+    """Inside, the user's own loader makes tensors on the CPU, as it would outside of a session: there its generator is."""
+    return torch.device("cpu")
 
 
 def array(value: Any, device: str = "cpu") -> Any:
