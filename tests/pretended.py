@@ -38,7 +38,7 @@ class Pretended(TorchFunctionMode):
             return self._mark(args[0], self._there.get(args[1]))
         self._check(func, args, [t for t, on in known if there and not on and t.ndim])
         found, place = func(*args, **kwargs), self._place(func, args, kwargs, there if known else None)
-        if func is Tensor.to and found is args[0] and place != self._there.get(found):
+        if func in (Tensor.to, Tensor.cpu) and found is args[0] and place != self._there.get(found):
             found = found.clone()  # elsewhere it is another tensor
         for tensor in _tensors(found):
             self._mark(tensor, place)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import NonFinite, ProgramError
@@ -115,7 +116,7 @@ def check_value(
     )
 
 
-def is_scaled(scale: Any, plates: Iterable[tuple[int, int]]) -> bool:
+def is_scaled(scale: ArrayLike, plates: Iterable[tuple[int, int]]) -> bool:
     """Whether a density's scale is more than its plates' (full size, size)."""
     expected = np.prod([full / size for full, size in plates])
     return not np.allclose(np.asarray(scale, dtype=float), expected, rtol=1e-5)

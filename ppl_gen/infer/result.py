@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
 from ppl_gen.backends.interface import Callback, Data, PathLike, Runs, Seed, Trainer
 from ppl_gen.backends.seeds import as_seed
-from ppl_gen.data.schema import Schema
 from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.log_prob import LogProb
-from ppl_gen.infer.asked import held_to_form
+from ppl_gen.infer.asked import NamedVariables, check_device, held_to_form
 from ppl_gen.infer.automatic import converter, knows_rows
 from ppl_gen.infer.likelihood import (
     check_normalized,
@@ -22,7 +21,7 @@ from ppl_gen.infer.likelihood import (
     importance_weighted,
     row_dims,
 )
-from ppl_gen.infer.plot import plot_losses
+from ppl_gen.infer.report import describe_losses, plot_losses
 from ppl_gen.infer.specs import describe, describe_plan, signature
 from ppl_gen.program import Batch, Term
 from ppl_gen.training import checkpoint
@@ -30,18 +29,6 @@ from ppl_gen.training.batches import Stream, Table, as_arguments, as_table
 from ppl_gen.training.prepare import Prepared
 
 Arrays = dict[str, np.ndarray]
-
-
-class NamedVariables(Protocol):
-    """A model that answers queries, such as an order-agnostic one."""
-
-    schema: Schema
-
-    def prepare(self, data: Data) -> Any:
-        """Data as the network takes them."""
-
-    def log_conditionals(self, *args: Any) -> Any:
-        """The network of conditionals, a portable function."""
 
 
 class Fit:
@@ -270,19 +257,10 @@ class Fit:
                 f"query: expected a model of named variables; got {type(self._model).__name__}. "
                 "Train an OrderAgnosticNADE for queries."
             )
-        self._check_device(device)
+        check_device(self._prepared.backend, device, self.device)
         from ppl_gen.query.query import condition
 
         return condition(self._network(), self._named.schema, of, given, orders, as_seed(seed))
-
-    def _check_device(self, device: str) -> None:
-        """Raise unless it is where the fit is."""
-        place = self.device if device == "auto" else self._prepared.backend.resolve_device(device)
-        if place.removesuffix(":0") != self.device.removesuffix(":0"):
-            raise ValueError(
-                f"device: expected 'auto' or {self.device!r}, where the fit is; got {device!r}. Save the fit, and load it there: "
-                f"infer.load(path, model, device={device!r})."
-            )
 
     # -- report --------------------------------------------------------------------------------------------------
 
@@ -343,15 +321,8 @@ class Fit:
             f"steps: {self._trainer.how}",
             f"parameters: {sum(p.size for p in self.params.values()):,} in {len(self.params)} arrays",
         ]
-        rows, held_out = self._loss_rows, self.config.get("validation_rows")
-        if len(self.losses):
-            tail = self.losses[-max(1, len(self.losses) // 10) :].mean()
-            per_row = f", {tail / rows:.3f} per row" if rows else ""
-            lines.append(f"loss: {self.losses[0]:.3f} at first, {tail:.3f} nats over the last tenth{per_row}")
-        if self.validation_losses:
-            step, best = min(self.validation_losses, key=lambda pair: pair[1])
-            per_row = f", {best / held_out:.3f} per row" if held_out else ""
-            lines.append(f"validation: best {best:.3f} nats, at step {step}{per_row}")
+        held_out = self.config.get("validation_rows")
+        lines += describe_losses(self.losses, self.validation_losses, self._loss_rows, held_out)
         return "\n".join([*lines, str(self.plan)])
 
     def __repr__(self) -> str:

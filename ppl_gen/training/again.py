@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.backends.interface import Backend, Program
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan, make_plan
 from ppl_gen.estimators.held import Held
@@ -20,7 +21,7 @@ READINGS = 12  # more, of a program that draws from the host's random state
 MOST_KINDS = 16  # of batches that are read
 
 
-def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, when: str) -> Plan:
+def read_again(backend: Backend, known: Program, plan: Plan, batch: Batch, seed: int, when: str) -> Plan:
     """Read the program anew, on `batch`: what was read before must cover it.
 
     Args:
@@ -55,7 +56,7 @@ def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, wh
     return other
 
 
-def check_host(backend: Any, program: Any, plan: Plan, batch: Batch, seed: int) -> None:
+def check_host(backend: Backend, program: Program, plan: Plan, batch: Batch, seed: int) -> None:
     """Where runs draw from Python's or NumPy's global random state, what they draw must not change the plan.
 
     Twelve more readings see a turn that one run in five takes with probability 0.93.
@@ -92,7 +93,7 @@ class Watch:
         by_data: whether arrays count too, as the program reads them on the host.
     """
 
-    def __init__(self, first: Batch, read: Callable[[Batch, str], Any], by_data: bool = False) -> None:
+    def __init__(self, first: Batch, read: Callable[[Batch, str], object], by_data: bool = False) -> None:
         self._read, self._by_data = read, by_data
         self._seen = {kind(first, by_data)}
 
@@ -118,7 +119,7 @@ def kind(batch: Batch, by_data: bool = False) -> Hashable:
     return _kind(batch.args, by_data), _kind(batch.kwargs, by_data)
 
 
-def _kind(value: Any, by_data: bool) -> Hashable:
+def _kind(value: object, by_data: bool) -> Hashable:
     if isinstance(value, bool | int | str | bytes | Enum | None):
         return type(value), value
     if isinstance(value, float):  # a weight that is annealed is of one kind, but for none at all
@@ -131,7 +132,7 @@ def _kind(value: Any, by_data: bool) -> Hashable:
     return type(value), getattr(value, "ndim", None), content
 
 
-def _bytes(array: Any) -> bytes:
+def _bytes(array: object) -> bytes:
     detach = getattr(array, "detach", None)
     return np.asarray(detach().cpu().numpy() if detach else array).tobytes()
 

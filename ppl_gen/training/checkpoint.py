@@ -15,6 +15,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ppl_gen.backends.interface import PathLike
+from ppl_gen.program.arrays import Array
+from ppl_gen.training.batches import is_array, to_host
+
 VERSION = 2
 READABLE = (1, VERSION)  # the first kept rows, and neither objective nor estimators
 MOST_NUMBERS = 2**31  # of one array of data that is to be made up
@@ -34,7 +38,7 @@ class Missing:
 
 
 def write(
-    path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any], keep: bool = False
+    path: PathLike, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any], keep: bool = False
 ) -> None:
     """Write a checkpoint: to a temporary file first, which then takes the place of the old one.
 
@@ -72,12 +76,11 @@ def _listed(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()}
 
 
-def _store(arrays: dict[str, np.ndarray], name: str, value: Any, keep: bool) -> Any:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+def _store(arrays: dict[str, np.ndarray], name: str, value: object, keep: bool) -> Any:
+    if is_array(value):
         if not keep:
             return {"shape": [int(size) for size in value.shape], "dtype": _type_name(value)}
-        detach = getattr(value, "detach", None)
-        arrays[name] = np.asarray(detach().cpu().numpy() if detach else value)
+        arrays[name] = to_host(value)
         return {"array": name}
     try:
         json.dumps(value)
@@ -89,7 +92,7 @@ def _store(arrays: dict[str, np.ndarray], name: str, value: Any, keep: bool) -> 
     return {"value": value}
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: Array) -> str:
     """The name of the NumPy type like an array's; that of floats where there is none."""
     name = str(value.dtype).removeprefix("torch.")
     try:
@@ -98,7 +101,7 @@ def _type_name(value: Any) -> str:
         return "float32"
 
 
-def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """(state, meta, template) of a checkpoint; in the template `Missing` stands for what was not kept.
 
     Raises:
@@ -155,7 +158,7 @@ def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
     return arrays[entry["array"]] if "array" in entry else entry["value"]
 
 
-def warn_old(path: Any) -> None:
+def warn_old(path: PathLike) -> None:
     """Say what a file of an older version lacks."""
     warnings.warn(
         f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
@@ -164,7 +167,7 @@ def warn_old(path: Any) -> None:
     )
 
 
-def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:
+def history(path: PathLike, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:
     """(losses, (step, validation loss) pairs) among the arrays of a checkpoint.
 
     Raises:
@@ -193,7 +196,7 @@ def parted(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def fitting(
-    path: Any, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], advice: str, prefix: str = ""
+    path: PathLike, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], advice: str, prefix: str = ""
 ) -> None:
     """Check that a checkpoint has every expected array, in its shape and kind.
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from ppl_gen.backends.interface import PathLike, Trainer
 from ppl_gen.backends.values import changed
 from ppl_gen.backends.values import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
@@ -39,7 +40,7 @@ class Result(Protocol):
     def params(self) -> dict[str, np.ndarray]:
         """Parameters in constrained space."""
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Write it to a file."""
 
     def meta(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class HeldOut:
     chunk: int | None
     rows: int | None = None
 
-    def loss(self, trainer: Any) -> float:
+    def loss(self, trainer: Trainer) -> float:
         """The loss on all rows, nats: what belongs to rows is summed, what does not counts once."""
         total, rows = 0.0, 0
         for number, (share, batch) in enumerate(self.source.passes(self.chunk)):
@@ -91,11 +92,11 @@ class HeldOut:
 
 def loop(
     state: Running,
-    trainer: Any,
-    source: Any,
+    trainer: Trainer,
+    source: Table | Stream,
     held_out: HeldOut | None,
     patience: int | None,
-    path: Any,
+    path: PathLike | None,
     callbacks: list[Callable[[Running], None]],
     show: bool,
 ) -> None:
@@ -127,11 +128,11 @@ def loop(
 
 def _run(
     state: Running,
-    trainer: Any,
-    source: Any,
+    trainer: Trainer,
+    source: Table | Stream,
     held_out: HeldOut | None,
     patience: int | None,
-    path: Any,
+    path: PathLike | None,
     callbacks: list[Callable[[Running], None]],
     bar: Progress,
     halt: Halt,
@@ -161,7 +162,7 @@ def _run(
 class _BurntIn:
     """Python values that the program read when its step was compiled; what callbacks make of them does not reach that step."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.said = trainer, False
 
     def _now(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class _BurntIn:
             )
 
 
-def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterrupt) -> NoReturn:
+def _interrupted(state: Running, trainer: Trainer, path: PathLike | None, error: KeyboardInterrupt) -> NoReturn:
     """Keep what there is, in the checkpoint too, and go on raising."""
     done = [float(loss) for loss in getattr(error, "losses", ())]
     state.losses += done
@@ -201,14 +202,16 @@ def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterru
     ) from None
 
 
-def _keep_best(state: Running, trainer: Any) -> None:
+def _keep_best(state: Running, trainer: Trainer) -> None:
     """Where validation has judged, the fit is the best state; the last one is still what a file is to hold."""
     if state.fit._best is not None:
         state.fit._last = trainer.state()
         trainer.load(state.fit._best)
 
 
-def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], halt: Halt) -> np.ndarray:
+def _advance(
+    state: Running, trainer: Trainer, source: Table | Stream, marks: tuple[int, ...], halt: Halt
+) -> np.ndarray:
     """Steps up to the next mark, or the end of the data; their losses."""
     until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
     count = source.ready(state.step, until - state.step)
@@ -217,7 +220,7 @@ def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], 
             f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
         )
         return np.zeros(0)
-    losses: np.ndarray = trainer.steps(source, state.step, count, halt)
+    losses = trainer.steps(source, state.step, count, halt)
     state.losses += [float(loss) for loss in losses]
     state.step += len(losses)
     return losses
@@ -228,7 +231,7 @@ def _sync(state: Running) -> None:
     state.fit.validation_losses = list(state.validation_losses)
 
 
-def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
+def _validate(state: Running, trainer: Trainer, held_out: HeldOut) -> float:
     """The held-out loss in nats; remember the state if it is the best so far."""
     if state.validation_losses and state.validation_losses[-1][0] == state.step:
         return state.validation_losses[-1][1]
@@ -251,13 +254,13 @@ def _enough(state: Running, patience: int | None) -> bool:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def save(path: Any, state: Running) -> None:
+def save(path: PathLike, state: Running) -> None:
     """Write all that a continued run needs, and no rows."""
     _sync(state)
     state.fit.save(path)
 
 
-def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) -> None:
+def _continue_or_begin(path: PathLike, state: Running, trainer: Trainer, judged: bool) -> None:
     """Take up a checkpoint that fits; write one where there is none, so that what cannot be written shows now.
 
     What was best on validation data counts only where that is still `judged`.

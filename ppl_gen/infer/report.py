@@ -1,4 +1,4 @@
-"""The losses of a fit as a picture."""
+"""The losses of a fit in words and as a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+
+def describe_losses(
+    losses: np.ndarray, validation: Sequence[tuple[int, float]], rows: int | None, held_out: int | None
+) -> list[str]:
+    """Lines on how well a fit did; see `plot_losses`."""
+    lines = []
+    if len(losses):
+        tail = losses[-max(1, len(losses) // 10) :].mean()
+        per_row = f", {tail / rows:.3f} per row" if rows else ""
+        lines.append(f"loss: {losses[0]:.3f} at first, {tail:.3f} nats over the last tenth{per_row}")
+    if validation:
+        step, best = min(validation, key=lambda pair: pair[1])
+        per_row = f", {best / held_out:.3f} per row" if held_out else ""
+        lines.append(f"validation: best {best:.3f} nats, at step {step}{per_row}")
+    return lines
 
 
 def plot_losses(
