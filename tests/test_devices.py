@@ -115,7 +115,7 @@ def test_programs_that_hold_tensors_are_told_from_those_that_do_not() -> None:
     assert not any(held_elsewhere("cpu", one.model, one.guide) for one in built.values())
 
 
-def unregistered(x: torch.Tensor) -> Callable[..., None]:
+def unregistered() -> Callable[..., None]:
     net = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
 
     def proposal(x: torch.Tensor) -> None:
@@ -140,11 +140,11 @@ def loader() -> Any:
 
 
 SITUATIONS: dict[str, Callable[[], Any]] = {
-    "a network that is not registered": lambda: infer.fit(coded, unregistered(ROWS), ROWS, steps=3, device=DEVICE, **QUIET),
-    "a loader with a generator": lambda: infer.fit(coded, unregistered(ROWS), loader(), steps=4, device=DEVICE, **QUIET),
+    "a network that is not registered": lambda: infer.fit(coded, unregistered(), ROWS, steps=3, device=DEVICE, **QUIET),
+    "a loader with a generator": lambda: infer.fit(coded, unregistered(), loader(), steps=4, device=DEVICE, **QUIET),
     "an automatic guide by rows": lambda: infer.fit(coded, None, ROWS, steps=3, batch_size=5, device=DEVICE, **QUIET),
     "validation in chunks": lambda: infer.fit(
-        coded, unregistered(ROWS), ROWS, steps=3, batch_size=5, validation=np.tile(ROWS, (100, 1)), device=DEVICE, **QUIET
+        coded, unregistered(), ROWS, steps=3, batch_size=5, validation=np.tile(ROWS, (100, 1)), device=DEVICE, **QUIET
     ),
     "a VAE": lambda: infer.fit(models.VAE(4, 2, hidden=(3,)), data=ROWS, steps=3, device=DEVICE, **QUIET),
     "a belief net": lambda: infer.fit(models.SigmoidBeliefNet(4, hidden=(3, 2)), data=ROWS, steps=3, device=DEVICE, **QUIET),
