@@ -107,15 +107,20 @@ def check_options(
         raise TypeError(f"batch_size: expected a whole number of rows, or None; got {batch_size!r}.")
     if not (compile == "auto" or isinstance(compile, bool)):
         raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
-    if patience is not None and (not is_whole(patience) or patience < 1):
-        raise ValueError(f"patience: expected 1 evaluation or more; got {patience!r}.")
-    if patience is not None and validation is None:
-        raise ValueError(
-            "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
-        )
+    if patience is not None:
+        _check_patience(patience, validation)
     if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(f"checkpoint: expected a path; got {checkpoint!r}.")
     return _listed(callbacks)
+
+
+def _check_patience(patience: object, validation: object) -> None:
+    if not is_whole(patience) or patience < 1:
+        raise ValueError(f"patience: expected 1 evaluation or more; got {patience!r}.")
+    if validation is None:
+        raise ValueError(
+            "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
+        )
 
 
 def _listed(callbacks: object) -> list[Callable[..., Any]]:

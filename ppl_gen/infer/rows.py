@@ -81,15 +81,19 @@ def settle(following: set[str], beside: set[str], prepared: Prepared, first: Bat
             return None  # nothing but the rows: every term is scaled
         beside = set(factors)
     lost = [] if following else latents
-    lost += [n for n in sorted(beside) if following.isdisjoint(sites["model", n].plates)]
+    _check_none_lost([*lost, *(n for n in sorted(beside) if following.isdisjoint(sites["model", n].plates))])
+    _check_parts_of_sums(facts, following)
+    _check_pairs(facts, following)
+    return following
+
+
+def _check_none_lost(lost: list[str]) -> None:
+    """Raise where sites belong to the rows and stand in no plate of them."""
     if lost:
         raise ProgramError(
             f"site '{lost[0]}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
             "whole data; got none. Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
         )
-    _check_parts_of_sums(facts, following)
-    _check_pairs(facts, following)
-    return following
 
 
 def _check_parts_of_sums(facts: Facts, following: set[str]) -> None:

@@ -15,7 +15,7 @@ from ppl_gen.backends.interface import Backend, Program
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan, make_plan
 from ppl_gen.estimators.held import Held
-from ppl_gen.program import Batch
+from ppl_gen.program import Batch, Facts
 
 READINGS = 12  # more, of a program that draws from the host's random state
 MOST_KINDS = 16  # of batches that are read
@@ -40,12 +40,9 @@ def read_again(backend: Backend, known: Program, plan: Plan, batch: Batch, seed:
     """
     program = backend.Program(known.model, known.guide, seed=seed, device=known.device)
     program.row_plates = known.row_plates
-    own = {name: row.estimator for name, row in plan.rows.items() if not isinstance(row.estimator, Held)}
     try:
         with backends.tripwire(backend.name), program.session(seed):
-            facts = backend.read(program, batch)
-            latents = {site.name for site in facts.latents()}
-            other = make_plan(facts, {n: e for n, e in own.items() if n in latents}, plan.num_particles)
+            other = _planned_alike(backend.read(program, batch), plan)
     except ProgramError as error:
         raise ProgramError(
             f"the program is another {when}. {error} Ask for estimators that are right in all of them, such as Score()."
@@ -54,6 +51,13 @@ def read_again(backend: Backend, known: Program, plan: Plan, batch: Batch, seed:
     if lack is not None:
         raise ProgramError(f"the program is another {when}. {lack}. Make one program of it for all batches and runs.")
     return other
+
+
+def _planned_alike(facts: Facts, plan: Plan) -> Plan:
+    """The plan of these facts, with another plan's estimators."""
+    latents = {site.name for site in facts.latents()}
+    own = {n: row.estimator for n, row in plan.rows.items() if n in latents and not isinstance(row.estimator, Held)}
+    return make_plan(facts, own, plan.num_particles)
 
 
 def check_host(backend: Backend, program: Program, plan: Plan, batch: Batch, seed: int) -> None:

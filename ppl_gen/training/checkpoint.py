@@ -21,6 +21,16 @@ from ppl_gen.training.batches import is_array, to_host
 
 VERSION = 2
 READABLE = (1, VERSION)  # the first kept rows, and neither objective nor estimators
+UNREADABLE = (
+    SafetensorError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    RecursionError,
+)
 MOST_NUMBERS = 2**31  # of one array of data that is to be made up
 
 
@@ -57,13 +67,16 @@ def write(
         plain["kwargs"][key] = _store(arrays, f"data/{key}", value, keep)
     contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
     content = {"version": VERSION, "meta": meta, "template": plain, "arrays": _listed(contiguous)}
-    header = {"ppl_gen": json.dumps(content)}
-    target = Path(path)
+    _replace(Path(path), save(contiguous, metadata={"ppl_gen": json.dumps(content)}))
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Put a whole file in the place of the one that is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(save(contiguous, metadata=header))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -111,35 +124,31 @@ def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[st
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint: expected a file at {path}; got none. Check the path.")
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["ppl_gen"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["version"] not in READABLE:
-            raise ValueError(f"version {header['version']}")
-        if header["version"] == VERSION:
-            _check_listed(header["arrays"], _listed(arrays))
-        template = header["template"]
-        restored = {
-            "args": [_restore(arrays, entry) for entry in template["args"]],
-            "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
-        }
-        meta = {**header["meta"], "version": header["version"]}
-    except (
-        SafetensorError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        OSError,
-        RecursionError,
-    ) as error:
+        arrays, meta, template = _parsed(path)
+    except UNREADABLE as error:
         raise ValueError(
             f"checkpoint {path}: expected a file written by ppl_gen, version {VERSION}; got one that cannot be read ({error}). "
             "Train again, or give the path of another checkpoint."
         ) from None
     state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
-    return state, meta, restored
+    return state, meta, template
+
+
+def _parsed(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """(all arrays, meta, template); raises one of `UNREADABLE` where the file is none."""
+    with safe_open(str(path), framework="numpy") as file:
+        header = json.loads((file.metadata() or {})["ppl_gen"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header["version"] not in READABLE:
+        raise ValueError(f"version {header['version']}")
+    if header["version"] == VERSION:
+        _check_listed(header["arrays"], _listed(arrays))
+    template = header["template"]
+    restored = {
+        "args": [_restore(arrays, entry) for entry in template["args"]],
+        "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
+    }
+    return arrays, {**header["meta"], "version": header["version"]}, restored
 
 
 def _check_listed(expected: dict[str, str], found: dict[str, str]) -> None:

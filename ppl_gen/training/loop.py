@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from ppl_gen.training.progress import Progress
 
 REPORTS = 100  # callbacks and progress at most this often in a run
 SAVES = 20  # checkpoints
+ANOTHER = "Remove the file, or choose another path."
 DRAWS = 4  # of the held-out loss, the same at every evaluation: a single one would choose by its luck
 
 
@@ -112,7 +113,7 @@ def loop(
     bar = Progress(state.steps, state.step, state.fit.plan, state.fit.config["loss_rows"], show)
     try:
         with listening() as halt:
-            _run(state, trainer, source, held_out, patience, path, callbacks, bar, halt)
+            _Course(state, trainer, source, held_out, patience, path, callbacks, bar, halt).run()
         if path is not None:
             save(path, state)
         _keep_best(state, trainer)
@@ -126,37 +127,47 @@ def loop(
         bar.close()
 
 
-def _run(
-    state: Running,
-    trainer: Trainer,
-    source: Table | Stream,
-    held_out: HeldOut | None,
-    patience: int | None,
-    path: PathLike | None,
-    callbacks: list[Callable[[Running], None]],
-    bar: Progress,
-    halt: Halt,
-) -> None:
-    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
-    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
-    burnt = _BurntIn(trainer)
-    while state.step < state.steps and not state.stop:
-        losses = _advance(state, trainer, source, (every, saves, judge), halt)
-        last = state.step == state.steps or not len(losses)
+@dataclass
+class _Course:
+    """A run between its beginning and its end."""
+
+    state: Running
+    trainer: Trainer
+    source: Table | Stream
+    held_out: HeldOut | None
+    patience: int | None
+    path: PathLike | None
+    callbacks: list[Callable[[Running], None]]
+    bar: Progress
+    halt: Halt
+
+    def run(self) -> None:
+        """Steps, and a report after every few of them."""
+        state = self.state
+        every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
+        judge = max(every, -(-self.source.per_pass // 3)) if self.held_out is not None else state.steps + 1
+        burnt = _BurntIn(self.trainer)
+        while state.step < state.steps and not state.stop:
+            losses = _advance(state, self.trainer, self.source, (every, saves, judge), self.halt)
+            last = state.step == state.steps or not len(losses)
+            self._judged(losses, last or state.step % judge == 0)
+            if self.path is not None and (last or state.stop or state.step % saves == 0):
+                save(self.path, state)
+            if last or state.step % every == 0:
+                with burnt.watching() if self.callbacks else nullcontext():
+                    for callback in self.callbacks:
+                        callback(state)
+            if self.halt():
+                raise KeyboardInterrupt
+
+    def _judged(self, losses: np.ndarray, due: bool) -> None:
+        """Take in the losses of some steps, with the held-out loss where that is due."""
         value = None
-        if held_out is not None and not halt() and (last or state.step % judge == 0):
-            value = _validate(state, trainer, held_out)
-        _sync(state)
-        bar.update(losses, value, state.fit.config["validation_rows"])
-        state.stop = _enough(state, patience) or not len(losses)
-        if path is not None and (last or state.stop or state.step % saves == 0):
-            save(path, state)
-        if last or state.step % every == 0:
-            with burnt.watching() if callbacks else nullcontext():
-                for callback in callbacks:
-                    callback(state)
-        if halt():
-            raise KeyboardInterrupt
+        if self.held_out is not None and not self.halt() and due:
+            value = _validate(self.state, self.trainer, self.held_out)
+        _sync(self.state)
+        self.bar.update(losses, value, self.state.fit.config["validation_rows"])
+        self.state.stop = _enough(self.state, self.patience) or not len(losses)
 
 
 class _BurntIn:
@@ -269,21 +280,15 @@ def _continue_or_begin(path: PathLike, state: Running, trainer: Trainer, judged:
         save(path, state)
         return
     arrays, meta, _ = files.read(path)
-    own = state.fit.meta()
-    for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
-        if meta.get(key) != own[key]:
-            raise ValueError(
-                f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
-                "Remove the file, or choose another path."
-            )
+    _check_same_run(path, meta, state.fit.meta())
     if meta["version"] != files.VERSION:
         files.warn_old(path)
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
-    expected, advice = trainer.state(), "Remove the file, or choose another path."
-    files.fitting(path, last, expected, advice)
+    expected = trainer.state()
+    files.fitting(path, last, expected, ANOTHER)
     if best is not None:
-        files.fitting(path, best, expected, advice, files.BEST)
+        files.fitting(path, best, expected, ANOTHER, files.BEST)
     try:
         trainer.load(last)
     except ValueError as error:
@@ -293,3 +298,13 @@ def _continue_or_begin(path: PathLike, state: Running, trainer: Trainer, judged:
         state.fit._best, state.validation_losses = best, validation
     state.step = len(state.losses)
     _sync(state)
+
+
+def _check_same_run(path: PathLike, meta: Mapping[str, object], own: Mapping[str, object]) -> None:
+    """Raise where a checkpoint is of another run."""
+    for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
+        if meta.get(key) != own[key]:
+            raise ValueError(
+                f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
+                f"{ANOTHER}"
+            )

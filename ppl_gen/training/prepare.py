@@ -118,26 +118,32 @@ def prepare(
     program, before = backend.Program(model, guide, seed=seed, device=device), numbers(model, guide)
     program.row_plates = row_plates
     with backends.tripwire(backend.name), program.session(seed):
-        try:
-            facts = backend.read(program, batch)
-        except Exception as error:
-            where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
-            told = isinstance(error, ProgramError) and error.__cause__ is None
-            if where is not None and not told:
-                raise ProgramError(
-                    f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
-                    f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
-                ) from error
-            if isinstance(error, ProgramError) or bad is None:
-                raise
-            raise _not_finite(bad) from error
-        if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
-            raise _not_finite(bad)
+        facts = _read(backend, program, batch, bad)
         facts = replace(facts, notes=(*facts.notes, *notes, *_said_of_counters(before, numbers(model, guide))))
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(replace(facts, unsummed=unsummed), estimators, num_particles)
     check_host(backend, program, plan, batch, seed)
     return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def _read(backend: Backend, program: Program, batch: Batch, bad: tuple[str, str] | None) -> Facts:
+    """The facts; where data are no arrays, or not finite, that is what is said of an error. Call inside a session."""
+    try:
+        facts = backend.read(program, batch)
+    except Exception as error:
+        where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
+        told = isinstance(error, ProgramError) and error.__cause__ is None
+        if where is not None and not told:
+            raise ProgramError(
+                f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
+                f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
+            ) from error
+        if isinstance(error, ProgramError) or bad is None:
+            raise
+        raise _not_finite(bad) from error
+    if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
+        raise _not_finite(bad)
+    return facts
 
 
 def _said_of_counters(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
