@@ -163,6 +163,14 @@ def test_a_fit_keeps_to_its_device(name: str) -> None:
         fit.log_prob(ROWS, 3)
 
 
+def test_steps_are_captured_under_a_device_all_the_same() -> None:
+    fits = [
+        infer.fit(models.VAE(4, 2, hidden=(3,)), data=ROWS, steps=6, device=d, progress=False) for d in ("cpu", DEVICE)
+    ]
+    np.testing.assert_array_equal(fits[0].losses, fits[1].losses)
+    assert all("steps: captured" in fit.summary() for fit in fits)
+
+
 def test_an_order_agnostic_model_is_asked_on_its_device() -> None:
     with Pretended():
         fit = infer.fit(models.OrderAgnosticNADE(4, hidden=(8,)), data=ROWS, steps=2, device=DEVICE, **QUIET)
