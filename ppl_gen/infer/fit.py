@@ -112,8 +112,8 @@ def fit(
     prepared = under(prepared, objective, seed, source.first())
     _warn_of_idleness(prepared, steps)
     if compile is not False:
-        rest = (seed, objective, optimizer, learning_rate, steps)
-        prepared = _measured(prepared, source, estimators or {}, *rest)
+        asked = estimators or {}
+        prepared = _measured(prepared, source, asked, seed, objective, optimizer, learning_rate, steps)
     _read_other_batches(prepared, source, objective, seed)
     prepared.plan.notes += left
     with prepared.session():
