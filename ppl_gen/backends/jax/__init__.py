@@ -1,4 +1,7 @@
-"""The one door to JAX and NumPyro."""
+"""The one door to JAX and NumPyro: their messages, graphs, distributions and steps.
+
+It may import JAX, NumPyro, optax and what `backends` may, but nothing of `backends.torch`.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 
+from ppl_gen.backends.jax.density import Density
 from ppl_gen.backends.jax.particles import each
 from ppl_gen.program.arrays import Namespace
 
@@ -30,6 +31,7 @@ def _value_and_slope(function: Callable[[Array], tuple[Array, Array]], at: Array
 
 xp = Namespace(
     jnp,
+    scan=jax.lax.scan,
     each=each,
     softplus=jax.nn.softplus,
     sigmoid=jax.nn.sigmoid,
@@ -96,6 +98,17 @@ def factor(name: str, log_factor: Array, has_rsample: bool | None = None) -> Non
         unit = dist.Unit(log_factor)
         infer = {"is_auxiliary": True, "has_rsample": has_rsample}
         numpyro.sample(name, unit, obs=unit.sample(None), infer=infer)
+
+
+def density(
+    name: str,
+    log_prob: Callable[[Array], Array],
+    draw: Callable[[], Array],
+    obs: Array | None,
+    infer: Mapping[str, Any] | None,
+) -> Array:
+    """See `ppl_gen.language.density`."""
+    return numpyro.sample(name, Density(log_prob, draw, obs), obs=obs, infer=dict(infer or {}))
 
 
 def normal_on(support: Any, loc: Array, scale: Array, event_dim: int) -> Any:

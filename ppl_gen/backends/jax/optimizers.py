@@ -75,8 +75,8 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
     first, second, small = 0.9, 0.999, 1e-8
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        mu, nu = (jax.tree.map(lambda p: jnp.asarray(np.zeros(p.shape, p.dtype)), params) for _ in range(2))
-        return optax.ScaleByAdamState(jnp.asarray(np.zeros((), np.int32)), mu, nu)
+        mu, nu = (jax.tree.map(lambda p: jax.device_put(np.zeros(p.shape, p.dtype)), params) for _ in range(2))
+        return optax.ScaleByAdamState(jax.device_put(np.zeros((), np.int32)), mu, nu)
 
     def update(gradient: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
         del params

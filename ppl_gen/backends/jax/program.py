@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,7 @@ from ppl_gen.backends.jax import dialect
 from ppl_gen.backends.jax.compiled import Compiled
 from ppl_gen.backends.jax.distributions import satisfies
 from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
+from ppl_gen.backends.jax.uncompiled import uncompiled
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
@@ -102,6 +104,15 @@ class Program:
         """Parameters in the space the program sees them, as NumPy arrays."""
         values = self.params if params is None else params
         return {name: np.array(biject_to(self.constraints[name])(jnp.asarray(v))) for name, v in values.items()}
+
+    def key(self) -> Array:
+        """The random key that everything starts from."""
+        with uncompiled():
+            return jax.random.key(self.seed)
+
+    def known(self) -> dict[str, Any]:
+        """What a first run changes, as it is now."""
+        return {name: copy.copy(own) for name, own in vars(self).items() if isinstance(own, dict | set | bool)}
 
     def settle(self, table: _Table, sites: Collection[str]) -> None:
         """After the first run: no more parameters; weights that `random_flax_module` and its like made `sites` are none."""

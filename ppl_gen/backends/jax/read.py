@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide
@@ -36,6 +37,7 @@ from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
 from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
+from ppl_gen.backends.jax.uncompiled import uncompiled
 from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.elimination.sums import is_summed
@@ -58,50 +60,18 @@ def read(program: Program, batch: Batch) -> Facts:
     Raises:
         ProgramError: anything that would make training wrong; the message names the site.
     """
-    key = jax.random.key(program.seed)
-    sites: dict[Term, Site] = {}
-    more: dict[str, list[np.ndarray]] = {}
-    priors: dict[str, Any] = {}
-    labels: dict[Term, Label] = {}
-    notes: list[str] = []
-    annealed = {f"{own.prefix}{end}" for own in instances(ANNEALED, program.guide) for end in FACTORS}
-
-    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
-        checks.check_repeat(where, [name for r, name in sites if r == role], msg["name"])
-        _check_arguments(where, msg["fn"])
-        _check_scale(where, msg)
-        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            notes.extend(_check_observation(where, msg))
-        site = _site(role, msg, plates)
-        if role == "guide" and site.is_factor and site.name.split("/")[-1] in annealed:
-            site = replace(site, declared=True)  # it goes with draws of the guide's
-        sites[role, msg["name"]] = site
-        labels[site.term] = label(msg)
-        if (role == "guide" and not site.observed) or is_summed(site, sites):
-            found = others(msg["fn"], msg["value"], jax.random.fold_in(key, len(sites)))
-            more[site.name] = [np.array(other) for other in found]
-        elif role == "model" and site.name in more:
-            priors[site.name] = unmasked(msg["fn"])
-
-    run = _guarded(lambda: program.run(program.params, program.buffers, key, batch, observer=look, first=True))
-    run.values |= {s.name: run.records[s.name] for s in sites.values() if is_summed(s, sites)}
+    first, way = _first(program, batch)
+    sites, run = first.sites, first.run
     program.buffers = jax.tree.map(lambda x: x, run.buffers) if not program.buffers else program.buffers
     checks.check_match(sites)
-    for name, prior in priors.items():
-        some = more[name] if sites["guide", name].support == "finite" else more[name][:2]
-        drawn = [np.asarray(run.values[name]), *some]
-        inside = [(value, satisfies(prior.support, value)) for value in drawn]
-        checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
+    with way():
+        first.check_proposals()
     runs: list[Run] = []  # all but the first, in which networks draw their weights
     declared: set[tuple[str, str]] = set()
     reached, mixes, eager, by_data = _reaches(program, batch, run, sites, runs, declared)
-    for number in range(MORE_RUNS if eager else 0):
-        found: list[Term] = []
-        again = jax.random.fold_in(key, number)
-        observer = partial(_note, found)
-        runs.append(program.run(program.params, program.buffers, again, batch, observer=observer))
-        checks.check_same(sites, found)
+    with way():
+        for number in range(MORE_RUNS if eager else 0):
+            runs.append(_again(program, batch, jax.random.fold_in(first.key, number), sites))
     relaxable = frozenset[str]() if eager else _relaxable(program, batch, run, reached)
     noise = "numpyro.prng_key()" if any(one.noise for one in runs) else None
     facts = Facts(
@@ -113,10 +83,85 @@ def read(program: Program, batch: Batch) -> Facts:
         subsampled=run.subsampled,
         noise=noise,
         noise_shared=True,
-        notes=(*notes, *_declared(reached, declared), *_notes(eager, by_data and batch.scale != 1)),
+        notes=(*first.notes, *_declared(reached, declared), *_notes(eager, by_data and batch.scale != 1)),
         by_data=by_data,
     )
-    return labelled(facts, labels)
+    return labelled(facts, first.labels)
+
+
+Way = Callable[[], AbstractContextManager[Any]]
+
+
+def _first(program: Program, batch: Batch) -> tuple[_First, Way]:
+    """(the first run, how it was made): uncompiled, and where that fails, or a check does, as JAX has it."""
+    before, numpy_state, python_state = program.known(), np.random.get_state(), random.getstate()
+    try:
+        with uncompiled():
+            return _First(program, batch), uncompiled
+    except Exception:
+        vars(program).update(before)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+    return _First(program, batch), nullcontext
+
+
+class _First:
+    """The first run, with every check at its sites, and what they found.
+
+    Attributes:
+        key: of its draws.
+        run: what it did.
+        sites: term -> site.
+        labels: term -> what its message shows.
+        notes: what the plan is to say of it.
+    """
+
+    def __init__(self, program: Program, batch: Batch) -> None:
+        self.key = program.key()
+        self.sites: dict[Term, Site] = {}
+        self.labels: dict[Term, Label] = {}
+        self.notes: list[str] = []
+        self._more: dict[str, list[np.ndarray]] = {}  # other values of what the guide draws
+        self._priors: dict[str, Any] = {}
+        self._annealed = {f"{own.prefix}{end}" for own in instances(ANNEALED, program.guide) for end in FACTORS}
+        self.run = _guarded(
+            lambda: program.run(program.params, program.buffers, self.key, batch, observer=self._look, first=True)
+        )
+        self.run.values |= {s.name: self.run.records[s.name] for s in self.sites.values() if is_summed(s, self.sites)}
+
+    def _look(self, role: str, msg: Any, plates: dict[str, int]) -> None:
+        where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
+        checks.check_repeat(where, [name for r, name in self.sites if r == role], msg["name"])
+        _check_arguments(where, msg["fn"])
+        _check_scale(where, msg)
+        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
+            self.notes.extend(_check_observation(where, msg))
+        site = _site(role, msg, plates)
+        if role == "guide" and site.is_factor and site.name.split("/")[-1] in self._annealed:
+            site = replace(site, declared=True)  # it goes with draws of the guide's
+        self.sites[role, msg["name"]] = site
+        self.labels[site.term] = label(msg)
+        if (role == "guide" and not site.observed) or is_summed(site, self.sites):
+            found = others(msg["fn"], msg["value"], jax.random.fold_in(self.key, len(self.sites)))
+            self._more[site.name] = [np.array(other) for other in found]
+        elif role == "model" and site.name in self._more:
+            self._priors[site.name] = unmasked(msg["fn"])
+
+    def check_proposals(self) -> None:
+        """Raise unless what the guide draws lies in the model's support."""
+        for name, prior in self._priors.items():
+            some = self._more[name] if self.sites["guide", name].support == "finite" else self._more[name][:2]
+            drawn = [np.asarray(self.run.values[name]), *some]
+            inside = [(value, satisfies(prior.support, value)) for value in drawn]
+            checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
+
+
+def _again(program: Program, batch: Batch, key: Array, sites: dict[Term, Site]) -> Run:
+    """One more run, in which the sites must be the same."""
+    found: list[Term] = []
+    run = program.run(program.params, program.buffers, key, batch, observer=partial(_note, found))
+    checks.check_same(sites, found)
+    return run
 
 
 def _notes(eager: str | None, changing: bool) -> tuple[str, ...]:
@@ -171,7 +216,7 @@ def survey(
 
     def values() -> dict[str, Array]:
         latents.clear()
-        key = jax.random.key(program.seed)
+        key = program.key()
         run: dict[str, Array] = dict(
             program.run(program.params, program.buffers, key, batch, observer=look, guide=guide).values
         )
@@ -268,7 +313,7 @@ def relabelled(program: Program, params: Any, buffers: Any, batch: Batch, facts:
     def look(role: str, msg: Any, plates: dict[str, int]) -> None:
         found[role, msg["name"]] = label(msg)
 
-    program.run(params, buffers, jax.random.key(program.seed), batch, observer=look)
+    program.run(params, buffers, program.key(), batch, observer=look)
     return labelled(facts, found)
 
 
@@ -313,7 +358,7 @@ def _relaxable(program: Program, batch: Batch, run: Run, sites: dict[Term, Site]
     """The binary latents that may be taken as real numbers: NumPyro draws integers, which no derivative passes."""
     binary = {s.name for s in sites.values() if s.role == "guide" and not s.observed and s.distribution == "Bernoulli"}
     latents = {name: value for name, value in run.values.items() if not name.startswith(PLATE)}
-    relaxed = {n: jnp.asarray(np.asarray(v, float)) if n in binary else v for n, v in latents.items()}
+    relaxed = {n: jax.device_put(np.asarray(v, float)) if n in binary else v for n, v in latents.items()}
     if not binary:
         return frozenset()
     try:

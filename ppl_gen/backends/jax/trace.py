@@ -144,7 +144,7 @@ def _trace(
         return look.outputs, look.ends, look.densities, [one for _, one in look.draws.values() if one is not None]
 
     rest = (program.buffers, indices, list(data))
-    jaxpr = jax.make_jaxpr(inside)(program.params, dict(latents), jax.random.key(program.seed), rest)
+    jaxpr = jax.make_jaxpr(inside)(program.params, dict(latents), program.key(), rest)
     names = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
     look = seen[-1]
     number = len(look.outputs) + len(look.ends)

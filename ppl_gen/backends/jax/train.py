@@ -194,7 +194,7 @@ class Trainer:
         self.watchful = optimizer is not None
         weights = tree_of(start[0])
         moments = (self.transform.init(program.params), self.own.init(weights))
-        key = jax.random.key(program.seed)
+        key = program.key()
         start_state = State(dict(program.params), program.buffers, weights, tree_of(start[1]), moments, key)
         self.values: State = program.placed(strong(start_state))
         self.jitted = compile is not False and not plan.facts.eager

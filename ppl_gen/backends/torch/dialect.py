@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import array_api_compat.torch as base
 import pyro
@@ -14,8 +14,14 @@ import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.utils import _pytree as pytree
 
+from ppl_gen.backends.torch.density import Density
 from ppl_gen.program.arrays import Namespace
+
+Carry = TypeVar("Carry")
+Each = TypeVar("Each")
+Made = TypeVar("Made")
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
@@ -35,8 +41,18 @@ def _value_and_slope(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Te
     return value.detach(), torch.zeros_like(at) if slope is None else slope.detach()
 
 
+def _scan(step: Callable[[Carry, Each], tuple[Carry, Made]], start: Carry, xs: Each) -> tuple[Carry, Made]:
+    """A loop over the leading axis: (the last carry, the results stacked), as in `jax.lax.scan`."""
+    carry, results = start, []
+    for index in range(pytree.tree_leaves(xs)[0].shape[0]):
+        carry, result = step(carry, pytree.tree_map(lambda leaf: leaf[index], xs))  # noqa: B023
+        results.append(result)
+    return carry, pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
 xp = Namespace(
     base,
+    scan=_scan,
     softplus=F.softplus,
     sigmoid=torch.sigmoid,
     relu=F.relu,
@@ -86,6 +102,17 @@ def deterministic(name: str, value: Tensor) -> Tensor:
 def factor(name: str, log_factor: Tensor, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
     pyro.factor(name, log_factor, has_rsample=has_rsample)
+
+
+def density(
+    name: str,
+    log_prob: Callable[[Tensor], Tensor],
+    draw: Callable[[], Tensor],
+    obs: Tensor | None,
+    infer: Mapping[str, Any] | None,
+) -> Tensor:
+    """See `ppl_gen.language.density`."""
+    return pyro.sample(name, Density(log_prob, draw, obs), obs=obs, infer=cast(Any, dict(infer or {})))
 
 
 def normal_on(support: Any, loc: Tensor, scale: Tensor, event_dim: int) -> Any:
