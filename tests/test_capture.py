@@ -125,7 +125,7 @@ def test_only_steps_move_the_running_averages() -> None:
 
 def test_a_graph_serves_every_later_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """One capture in 13 passes; the odd last batch runs eagerly and its graph is never made."""
-    from ppl_gen.backends.torch import train as steps
+    from ppl_gen.backends.torch import replay as steps
 
     made: list[int] = []
     original = steps.capture  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ import inspect
 import pytest
 
 from ppl_gen import backends
-from ppl_gen.backends.interface import Backend, Program, Trainer
+from ppl_gen.backends.engine import Engine
+from ppl_gen.backends.interface import Backend, Program
 
 OFFERED = [name for name in vars(Backend) if not name.startswith("_")]
 
@@ -21,7 +22,7 @@ def test_a_backend_offers_it_under_the_same_parameters(name: str, backend: str) 
         assert [(p.name, p.kind, p.default) for p in own] == [(p.name, p.kind, p.default) for p in parameters]
 
 
-@pytest.mark.parametrize("kind", [Program, Trainer])
+@pytest.mark.parametrize("kind", [Program, Engine])
 def test_its_classes_have_what_is_asked_of_them(kind: type, backend: str) -> None:
     made = getattr(backends.get(backend), kind.__name__)
     asked = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]

@@ -391,7 +391,7 @@ def test_a_captured_step_that_fails_goes_on_eagerly_and_says_where() -> None:
 
 
 def test_a_captured_step_that_fails_late_leaves_the_eager_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppl_gen.backends.torch import capture, train
+    from ppl_gen.backends.torch import capture, replay
 
     norm = nn.BatchNorm1d(2)
 
@@ -416,7 +416,7 @@ def test_a_captured_step_that_fails_late_leaves_the_eager_run(monkeypatch: pytes
         return call, how
 
     eager = infer.fit(model, None, data, steps=20, compile=False, progress=False)
-    monkeypatch.setattr(train, "compiled", fails_later)
+    monkeypatch.setattr(replay, "compiled", fails_later)
     fit = infer.fit(model, None, data, steps=20, progress=False)
     np.testing.assert_allclose(fit.losses, eager.losses, rtol=1e-4)
     assert "RuntimeError: out of order" in fit.plan.notes[-1]

@@ -33,11 +33,12 @@ from ppl_gen.objectives import (
     Warmup,
 )
 from ppl_gen.program import Batch
+from ppl_gen.testing import z_scores
+from ppl_gen.training.trainer import sample_gradients
 from tests import reference
 from tests.nightly import BACKENDS, grid, nightly
 from tests.reference.distributions import logsumexp
 from tests.small_programs import CASES, X3, Case, positive, real, start
-from tests.test_gradients import z_scores
 
 BOUND = 5.0
 NUM_SAMPLES = {"torch": 400, "jax": 4000}
@@ -348,12 +349,7 @@ def test_a_batch_is_scaled_after_the_logarithm(objective: Bound, backend: str) -
     """The same draws for a batch that stands for four times its rows: four times the gradient, to rounding."""
     prepared, batch = read(rows_model, rows_guide, X3, backend, None, num_particles=3)
     prepared.program.row_plates = {"data"}
-    found = [
-        prepared.backend.sample_gradients(
-            prepared.program, objective, prepared.plan, prepared.start, Batch(batch.args, {}, scale), 5, 1
-        )
-        for scale in (1.0, 4.0)
-    ]
+    found = [sample_gradients(prepared, objective, Batch(batch.args, {}, scale), 5, 1) for scale in (1.0, 4.0)]
     for name, value in found[0].items():
         np.testing.assert_allclose(found[1][name], 4 * value, rtol=1e-4, atol=1e-5)
 

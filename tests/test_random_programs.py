@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ppl_gen import backends, infer
 from ppl_gen import estimators as es
+from ppl_gen import infer
 from ppl_gen.estimators import Estimator, make_plan
 from ppl_gen.infer.automatic import converter
 from ppl_gen.infer.reading import read
@@ -26,6 +26,7 @@ from ppl_gen.language import dist, factor, param, sample, xp
 from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi
 from ppl_gen.training.batches import Table
 from ppl_gen.training.prepare import under
+from ppl_gen.training.trainer import sample_gradients
 from tests import reference
 from tests.random_programs import MIXING, ON_TORCH, PLAIN, POLES, Node, graphs, programs, twisted_graphs
 from tests.small_programs import Case
@@ -101,11 +102,7 @@ def later_draws(
     later, count = Table(LATER, None, 0, converter(module, "cpu")).first(), 400 if backend == "torch" else 1500
     if all(isinstance(row.estimator, es.Enumerate) for row in prepared.plan.rows.values()):
         count = 2  # there is no noise
-    with backends.tripwire(module.name):
-        found: dict[str, np.ndarray] = module.sample_gradients(
-            prepared.program, objective, prepared.plan, prepared.start, later, count, seed
-        )
-    return found
+    return sample_gradients(prepared, objective, later, count, seed)
 
 
 KINDS = [getattr(es, name) for name in es.__all__]

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_gen import infer
 from ppl_gen.backends.torch.capture import side_by_side
-from ppl_gen.backends.torch.train import Trainer
+from ppl_gen.backends.torch.replay import Replays
 from tests.small_programs import CASES
 
 COUNT = 4000
@@ -53,16 +53,16 @@ def test_replays_side_by_side_draw_independently_from_the_same_law(draw: Callabl
 def test_gradients_drawn_at_once_are_those_drawn_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """600 of each: |z| of means and second moments below 5."""
     case, asked = CASES[name], []
-    original = Trainer.together
+    original = Replays.together
 
-    def together(self: Any, batch: Any, count: int) -> Any:
-        asked.append(original(self, batch, count) is not None)
-        return original(self, batch, count)
+    def together(self: Any, given: Any, count: int) -> Any:
+        asked.append(original(self, given, count) is not None)
+        return original(self, given, count)
 
-    monkeypatch.setattr(Trainer, "together", together)
+    monkeypatch.setattr(Replays, "together", together)
     some = infer.gradient(case.model, case.guide, case.data, backend="torch", num_samples=600)
     assert asked and all(asked)
-    monkeypatch.setattr(Trainer, "together", lambda *_: None)
+    monkeypatch.setattr(Replays, "together", lambda *_: None)
     others = infer.gradient(case.model, case.guide, case.data, backend="torch", num_samples=600, seed=1)
     for key, draws in some.items():
         assert draws.shape == others[key].shape and len(np.unique(draws, axis=0)) > 1

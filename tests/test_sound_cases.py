@@ -28,6 +28,7 @@ from ppl_gen.infer.reading import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.training.batches import Table
 from ppl_gen.training.prepare import under
+from ppl_gen.training.trainer import sample_gradients
 from tests.plan_table import BACKENDS, floats, library
 from tests.test_soundness import log_bernoulli, log_normal, sigmoid, slope, z_scores
 
@@ -241,7 +242,7 @@ def test_data_that_change_between_batches_hide_nothing(asked: Any, backend: str)
     module, prepared = prepared.backend, under(prepared, ELBO(), 0, batch)
     other = Table(later, None, 0, converter(module, "cpu")).first()
     count = 4000 if backend == "jax" else 1000
-    draws = module.sample_gradients(prepared.program, ELBO(), prepared.plan, prepared.start, other, count, 0)
+    draws = sample_gradients(prepared, ELBO(), other, count, 0)
     assert_mean(draws, {"l": slope(partial(averaged_loss, a=1.0), L)})
 
 

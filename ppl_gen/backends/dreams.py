@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import Batch, Run
+from ppl_gen.program import Batch, Run, Term
+
+Dream = tuple[Batch, dict[str, Any], dict[Term, Any]]
 
 
-def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
-    """The batch, each argument that a site observes replaced by what the site drew; the others stay.
+def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Dream:
+    """(the batch as the model draws it, its sites' values, their terms).
+
+    Each argument that a site observes is replaced by what the site drew; the others stay.
 
     Args:
         batch: what the program was called with.
@@ -35,8 +39,7 @@ def dreamt(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
                 "Pass the observed values as an argument of their own, or use ReweightedWakeSleep()."
             )
         taken[place], values[place] = name, like(records[name], values[place])
-    args = tuple(values[i] for i in range(len(batch.args)))
-    return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
+    return _filled(batch, values), {**run.records, **run.values}, dict(run.terms)
 
 
 def redrawn(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
@@ -47,6 +50,11 @@ def redrawn(batch: Batch, run: Run, like: Callable[[Any, Any], Any]) -> Batch:
         place = next((key for key, value in batch_items(batch) if value is shown), None)
         if place is not None and records[name].shape == values[place].shape:
             values[place] = like(records[name], values[place])
+    return _filled(batch, values)
+
+
+def _filled(batch: Batch, values: Mapping[int | str, Any]) -> Batch:
+    """The batch with these arguments."""
     args = tuple(values[i] for i in range(len(batch.args)))
     return Batch(args, {key: values[key] for key in batch.kwargs}, batch.scale, batch.rows)
 

@@ -3,19 +3,228 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ppl_gen.backends.engine import Engine
+from ppl_gen.backends.engine import Program as Steppable
 from ppl_gen.program import Batch, Facts, Latent, Term
 from ppl_gen.program.arrays import Array, Namespace
 
 if TYPE_CHECKING:  # what stands above the backends, whose functions are given it
     from ppl_gen.estimators.plan import Plan
-    from ppl_gen.objectives import Loss
-    from ppl_gen.objectives.bound import RunProgram
+
+
+class Shaped(Protocol):
+    """What these texts ask of the backend's own arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    def __neg__(self) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+
+
+A = TypeVar("A", bound=Shaped)
+
+# -- the library: sample statements and distributions ---------------------------------------------------------------
+
+WRAPPERS = ("MaskedDistribution", "Independent", "ExpandedDistribution")  # of both libraries
+
+
+class Distribution(Protocol):
+    """What is asked of a distribution."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the log density."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether its sampler passes a gradient."""
+
+    @property
+    def support(self) -> Any:
+        """The library's own constraint."""
+
+    def log_prob(self, value: Any, /) -> Any:
+        """The log density, batch shape, nats."""
+
+
+class Frame(NamedTuple):
+    """A plate around a site.
+
+    Attributes:
+        name: of the plate.
+        dim: batch dimension, negative, counted from the right.
+        size: number of elements in this run.
+        full_size: number of elements in all.
+    """
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(eq=False)
+class Message(Generic[A]):
+    """One sample statement, whichever library made it.
+
+    Attributes:
+        role: "guide" or "model".
+        name: of the site.
+        distribution: of the value.
+        value: of the site; before it is drawn, nothing.
+        observed: whether the value is given.
+        frames: the plates around it, outermost first.
+        scale: by which handlers and plates multiply the log density.
+        mask: of the handlers around it; None where the library puts it into the distribution.
+        infer: what the program says of how the site is to be inferred.
+        args: what the log density takes beside the value.
+        kwargs: what the log density takes by name.
+        flow: the control flow ("scan") that has drawn the value; None outside of any.
+    """
+
+    role: str
+    name: str
+    distribution: Distribution
+    value: A
+    observed: bool
+    frames: Sequence[Frame] = ()
+    scale: A | float = 1.0
+    mask: A | bool | None = None
+    infer: Mapping[str, object] = field(default_factory=dict)
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    flow: str | None = None
+
+    @property
+    def term(self) -> Term:
+        """The key of its log density."""
+        return self.role, self.name
+
+    @property
+    def kind(self) -> str:
+        """See `kind_of`."""
+        return kind_of(self.distribution)
+
+    @property
+    def where(self) -> str:
+        """The site in an error's words."""
+        return f"site '{self.name}' ({self.kind})"
+
+    @property
+    def plates(self) -> dict[str, int]:
+        """Plate -> batch dimension."""
+        return {frame.name: frame.dim for frame in self.frames}
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it is no choice at all, but a value to be recorded."""
+        return bool(self.infer.get("_deterministic"))
+
+    @property
+    def is_bookkeeping(self) -> bool:
+        """Whether an observed site is no data: a factor or a deterministic value."""
+        return self.is_deterministic or self.kind == "Unit"
+
+
+Observer = Callable[[Message[A]], None]
+
+
+class Library(Protocol[A]):
+    """Where Pyro and NumPyro differ; `ppl_gen.backends.torch.library` and `ppl_gen.backends.jax.library` are two."""
+
+    def log_density(self, message: Message[A], distribution: Distribution, /) -> A:
+        """The log density of the value under the site's distribution, or that without its mask; before masks and scales around."""
+
+    def weigh(self, log_prob: A, scale: A | float, mask: A | bool | None, /) -> A:
+        """A log density, scaled and masked."""
+
+    def total(self, array: A, axes: tuple[int, ...], /) -> A:
+        """The sum over these axes, which are kept with size 1."""
+
+    def cut(self, value: A, /) -> A:
+        """The same value, which passes no gradient."""
+
+    def as_now(self, value: A | float, /) -> A | float:
+        """A scale as it is now: the program may write to it between this site and the gradient."""
+
+    def choose(self, distribution: Distribution, index: int, /) -> A:
+        """The `index`-th value of a finite distribution, at every batch element."""
+
+    def unmasked(self, distribution: Distribution, /) -> Distribution:
+        """The distribution without its own mask."""
+
+    def features(self, distribution: Distribution, /) -> A | None:
+        """The distribution's parameters as one constant array, batch shape + (features,); None where it has none."""
+
+    def num_features(self, distribution: Distribution, /) -> int | None:
+        """The width of `features`."""
+
+    def log_masses(self, distribution: Distribution, /) -> A:
+        """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
+
+    def parameters(self, distribution: Distribution, /) -> Mapping[str, A]:
+        """A distribution's own scalar parameters by name, broadcast to batch + event."""
+
+    def divergence(self, q: Distribution, p: Distribution, /) -> A | None:
+        """KL(q || p), batch shape, nats; None where no formula is known."""
+
+    def support(self, distribution: Distribution, /) -> tuple[str, int | None]:
+        """("real" | "finite" | "countable", a number of values)."""
+
+    def num_values(self, distribution: Distribution, /) -> int | None:
+        """Number of values of one element of a finite support; None for others."""
+
+    def is_reparametrized(self, distribution: Distribution, /) -> bool:
+        """Whether the distribution's own sampler passes the whole gradient."""
+
+    def constraint_of(self, distribution: Distribution, /) -> Any:
+        """The constraint that observations are held to: the support, or the reals for a class that states none."""
+
+    def satisfies(self, constraint: Any, value: Any, /) -> np.ndarray:
+        """Where a value lies in a constraint."""
+
+    def counted(self, message: Message[A], /) -> A:
+        """A site's value, constant, with something feasible wherever it does not count."""
+
+    def is_unchecked(self, distribution: Distribution, /) -> bool:
+        """Whether the user switched the check of values off."""
+
+    def check_distribution(self, message: Message[A], /) -> None:
+        """Raise on a distribution that cannot be."""
+
+    def to_host(self, value: Any, /) -> np.ndarray:
+        """An array, or a plain number, as a NumPy array."""
+
+
+def core_of(distribution: Any) -> Any:
+    """The named distribution beneath masks, expansion and event dimensions."""
+    while type(distribution).__name__ in WRAPPERS:
+        distribution = distribution.base_dist
+    return distribution
+
+
+def kind_of(distribution: Distribution) -> str:
+    """The distribution's name, as Pyro and the user know it."""
+    return type(core_of(distribution)).__name__.removesuffix("Logits").removesuffix("Probs")
+
 
 # -- the backend: what a module such as `ppl_gen.backends.torch` offers to the verbs ---------------------------------
 
@@ -23,58 +232,18 @@ Callback = Callable[..., Any]  # a user's own function: a model, a guide, what o
 PathLike = str | os.PathLike[str]
 Seed = int | np.integer[Any] | Array
 Data = Array | Iterable[Any] | Mapping[str, Any] | np.generic | float | None
-Start = tuple[Mapping[str, Any], Mapping[str, Any]]  # a plan's baselines: their weights, their running averages
 
 
-class Objective(Protocol):
-    """A loss to be minimised; see `ppl_gen.objectives.Bound`."""
-
-    @property
-    def dreams(self) -> bool:
-        """Whether it runs the guide on data that the model draws."""
-
-    def accept(self, plan: Plan) -> Plan:
-        """The plan as this objective uses it."""
-
-    def __call__(
-        self,
-        xp: Namespace,
-        run: RunProgram,
-        keys: list[Any],
-        plan: Plan,
-        weights: dict[str, Any],
-        averages: dict[str, Any],
-    ) -> Loss:
-        """Evaluate."""
-
-
-class Program(Protocol):
+class Program(Steppable, Protocol):
     """A model and a guide, what they learn, and a way to run them.
 
     Attributes:
-        model: the model.
-        guide: the guide.
-        seed: of everything random.
-        device: where it runs.
-        params: name -> unconstrained array.
         statements: names that come from `param` statements.
         row_plates: plates that stand for the rows of the data; None where every term does.
     """
 
-    model: Callback
-    guide: Callback
-    seed: int
-    device: str
-    params: dict[str, Any]
     statements: set[str]
     row_plates: Collection[str] | None
-
-    @property
-    def buffers(self) -> Mapping[str, Any]:
-        """State that the program carries from run to run."""
-
-    def session(self, seed: int | None = None, *, train: bool = True) -> AbstractContextManager[None]:
-        """Everything runs inside one."""
 
     def constrain(self, params: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """Parameters in the space the program sees them."""
@@ -97,54 +266,6 @@ class MakeProgram(Protocol):
 
     def __call__(self, model: Callback, guide: Callback, *, seed: int = 0, device: str = "cpu") -> Program:
         """Build one."""
-
-
-class Source(Protocol):
-    """Batches, by step."""
-
-    def at(self, step: int) -> tuple[list[Any], np.ndarray | None]:
-        """(arrays, rows) of the batch at `step`."""
-
-    def build(self, arrays: list[Any], rows: np.ndarray | None) -> Batch:
-        """The batch of these."""
-
-
-class Trainer(Protocol):
-    """The training state of one program, and the step that moves it.
-
-    Attributes:
-        program: the program.
-        objective: what is minimised.
-        how: how steps are taken, and why so.
-    """
-
-    @property
-    def program(self) -> Program:
-        """The program."""
-
-    objective: Any
-    how: str
-
-    def steps(self, source: Source, first: int, count: int, halt: Callable[[], bool] = ...) -> np.ndarray:
-        """Take steps; losses in nats."""
-
-    def loss(self, batch: Batch, draw: int = 0) -> float:
-        """The objective's value in evaluation mode."""
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that a continued run needs."""
-
-    def load(self, flat: Mapping[str, np.ndarray]) -> None:
-        """Take up a state."""
-
-    def load_values(self, flat: Mapping[str, np.ndarray]) -> None:
-        """Take up the parameters and buffers of a state."""
-
-    def current_params(self) -> Mapping[str, Any]:
-        """Unconstrained parameters as they are now."""
-
-    def final(self) -> Any:
-        """What `Backend.draw` takes as the state."""
 
 
 class Prepared(Protocol):
@@ -223,18 +344,6 @@ class Backend(Protocol):
     def redraw(self, program: Program, batch: Batch, seed: int) -> Batch:
         """The batch with what the model draws where it observes an argument."""
 
-    def sample_gradients(
-        self,
-        program: Program,
-        objective: Objective,
-        plan: Plan,
-        start: Start,
-        batch: Batch,
-        num_samples: int,
-        seed: int,
-    ) -> dict[str, np.ndarray]:
-        """Independent estimates: name -> (num_samples, *shape)."""
-
     def is_finite(self, program: Program, batch: Batch) -> bool:
         """Whether every term of one run is finite."""
 
@@ -253,9 +362,9 @@ class Backend(Protocol):
     # Last, as these are the names of types.
 
     @property
-    def Program(self) -> MakeProgram:  # noqa: N802
-        """The class of its programs."""
+    def Engine(self) -> Callable[[Program, Facts, bool | str, int], Engine[Any]]:  # noqa: N802
+        """The class of its engines, made from (program, facts, compile, steps of the run)."""
 
     @property
-    def Trainer(self) -> Callable[..., Trainer]:  # noqa: N802
-        """The class of its trainers."""
+    def Program(self) -> MakeProgram:  # noqa: N802
+        """The class of its programs."""

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.backends.interface import Objective
-from ppl_gen.estimators import Enumerate, Plan
+from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.rare import FEW_DRAWS, rare_signal
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
 from ppl_gen.program import PARAM, Batch
 from ppl_gen.training.prepare import Baselines, Prepared
+from ppl_gen.training.step import Objective
+from ppl_gen.training.trainer import Trainer, sample_gradients
 
 Draws = dict[str, np.ndarray]
 OFTEN = 10  # times that a value must be drawn for the draws' own spread to be believed
@@ -131,13 +132,13 @@ def lowest_chance(prepared: Prepared, batch: Batch, seed: int) -> float:
     if not drawn:
         return 1.0
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(prepared.program, Rarest(), prepared.plan, prepared.start, None, 1e-3, False)
+        trainer = Trainer(prepared, Rarest(), compile=False)
         return min(float(trainer.loss(batch, draw)) for draw in range(4))
 
 
 def evaluations(plan: Plan) -> int:
     """Runs of the program per step."""
-    more = sum(row.cost - 1 for row in plan.rows.values() if not isinstance(row.estimator, Enumerate))
+    more = sum(row.cost - 1 for row in plan.rows.values() if not row.estimator.enumerates)
     return plan.num_particles * plan.enumeration.runs * (1 + more)
 
 
@@ -146,11 +147,7 @@ def measure(
 ) -> Measured:
     """Gradients of the prepared plan, its baselines trained for `warm_up` steps (None: `WARM_UP`)."""
     ready = warmed(prepared, batch, seed, objective, warm_up)
-    with prepared.tripwire():
-        draws = ready.backend.sample_gradients(
-            ready.program, objective, ready.plan, ready.start, batch, num_samples, seed
-        )
-    return Measured(ready.plan, draws)
+    return Measured(ready.plan, sample_gradients(ready, objective, batch, num_samples, seed))
 
 
 def warmed(prepared: Prepared, batch: Batch, seed: int, objective: Objective, warm_up: int | None = None) -> Prepared:
@@ -164,6 +161,8 @@ def warmed(prepared: Prepared, batch: Batch, seed: int, objective: Objective, wa
 
 class Still:
     """The same batch at every step, as a source of batches."""
+
+    one_by_one = False
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -184,9 +183,7 @@ class Still:
 def _warmed(prepared: Prepared, batch: Batch, seed: int, objective: Objective, steps: int) -> Baselines:
     """(weights, averages) after steps that leave the program's parameters alone."""
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(
-            prepared.program, objective, prepared.plan, prepared.start, None, 0.0, "auto", steps
-        )
+        trainer = Trainer(prepared, objective, learning_rate=0.0, steps=steps)
         before = trainer.state()
         trainer.steps(Still(batch), 0, steps)
         state = trainer.state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppl_gen.estimators import Enumerate, Plan
+from ppl_gen.estimators import Plan
 
 ADVICE = (
     "Try more particles (num_particles, LeaveOneOut), Enumerate for sites of few values, an importance-weighted "
@@ -31,7 +31,7 @@ def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
         losses: of every step, nats.
     """
     late = np.asarray(losses, dtype=float)[len(losses) // 2 :]
-    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not isinstance(r.estimator, Enumerate)]
+    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not r.estimator.enumerates]
     if len(late) < FEWEST_LOSSES or not sampled:
         return None
     middle = float(np.median(late))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ppl_gen import estimators as known
 from ppl_gen.errors import NonFinite, ProgramError
-from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
+from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.evaluate.measure import (
     OFTEN,
     WARM_UP,
@@ -97,7 +97,7 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Bound 
 def _is_free(plan: Plan, name: str, asked: Mapping[str, Estimator]) -> bool:
     """Whether a site's estimator may be exchanged: nobody asked for it, by argument or by a mark that is followed."""
     row, marked = plan.rows[name], plan.facts.sites["guide", name].marked
-    followed = marked and isinstance(row.estimator, Enumerate)
+    followed = marked and row.estimator.enumerates
     return row.estimator.cuts and not followed and name not in asked and "*" not in asked
 
 

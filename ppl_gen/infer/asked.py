@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 from ppl_gen.backends.dreams import batch_items
-from ppl_gen.backends.interface import Backend, Data
-from ppl_gen.data.schema import Schema
+from ppl_gen.backends.interface import Backend
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch
 from ppl_gen.training.batches import is_array
-
-
-class NamedVariables(Protocol):
-    """A model that answers queries, such as an order-agnostic one."""
-
-    schema: Schema
-
-    def prepare(self, data: Data) -> Any:
-        """Data as the network takes them."""
-
-    def log_conditionals(self, *args: Any) -> Any:
-        """The network of conditionals, a portable function."""
 
 
 def check_device(backend: Backend, device: str, own: str) -> None:

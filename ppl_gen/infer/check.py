@@ -22,6 +22,7 @@ from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
 from ppl_gen.program import Batch
 from ppl_gen.training.prepare import Prepared, own_objective, under, with_plan
+from ppl_gen.training.trainer import Trainer
 
 MOST_VALUES = 256  # joint values of the latents that are still enumerated
 MORE = 16  # times as many draws as were asked for, where it takes them to tell
@@ -201,8 +202,7 @@ class _Bench:
         """Of the loss in one run, nats: by it rounding is judged."""
         one = self.prepared
         with one.session(self.seed):
-            trainer = one.backend.Trainer(one.program, self.objective, one.plan, one.start, None, 1e-3, False)
-            return float(np.nan_to_num(abs(trainer.loss(self.batch))))
+            return float(np.nan_to_num(abs(Trainer(one, self.objective, compile=False).loss(self.batch))))
 
     def refer(self, num_samples: int) -> None:
         """Draw the reference for so many draws of what is held against it, where it is not exact.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from ppl_gen.backends.interface import Callback, Data, PathLike, Seed, Trainer
+from ppl_gen.backends.interface import Callback, Data, PathLike, Seed
 from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.errors import Interrupted, ProgramError
@@ -22,12 +22,14 @@ from ppl_gen.infer.reading import Settings, open_program
 from ppl_gen.infer.result import Fit
 from ppl_gen.infer.rows import followers, resized, settle
 from ppl_gen.objectives import Bound
-from ppl_gen.program import OWN, Batch
+from ppl_gen.program import Batch
 from ppl_gen.training.again import Watch, read_again
 from ppl_gen.training.batches import Stream, Table, make_source
 from ppl_gen.training.interrupt import keeping
 from ppl_gen.training.loop import HeldOut, Running, loop
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, accepted, own_objective, under, with_plan
+from ppl_gen.training.trainer import Trainer
 from ppl_gen.training.trajectory import trajectory
 
 OTHER_BATCHES = 4  # that a program which reads data on the host is read on beside the first rows
@@ -104,10 +106,10 @@ def fit(
     check_choices(estimators, num_particles, device)
     seed, learning_rate = as_seed(seed), check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
-    guide = getattr(model, "guide", None) if guide is None else guide
-    encode = getattr(model, "prepare", None)
+    parts = model_of(model)
+    guide = parts.guide if guide is None else guide
     settings = Settings(backend, device, seed, estimators, num_particles)
-    prepared, source = open_program(model, guide, data, settings, batch_size=batch_size, encode=encode)
+    prepared, source = open_program(model, guide, data, settings, batch_size=batch_size, encode=parts.encode)
     left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
     _warn_of_idleness(prepared, steps)
@@ -117,16 +119,7 @@ def fit(
     _read_other_batches(prepared, source, objective, seed)
     prepared.plan.notes += left
     with prepared.session():
-        trainer = prepared.backend.Trainer(
-            prepared.program,
-            objective,
-            prepared.plan,
-            (prepared.start[0], {**prepared.start[1], OWN: objective.start()}),
-            optimizer,
-            learning_rate,
-            compile,
-            steps,
-        )
+        trainer = Trainer(prepared, objective, optimizer, learning_rate, compile, steps, begins=True)
         config = {
             "steps": steps,
             "batch_size": batch_size,
@@ -252,7 +245,7 @@ def _held_out(model: Callback, prepared: Prepared, validation: Data, batch_size:
         )
     check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
-    backend, encode = prepared.backend, getattr(model, "prepare", None)
+    backend, encode = prepared.backend, model_of(model).encode
     source = make_source(validation, None, 0, convert, encode, backend.loading)
     first = source.first()
     following, beside, _ = followers(backend, prepared.program, first, resized(source))

@@ -21,7 +21,9 @@ from ppl_gen.objectives import Bound
 from ppl_gen.program import Batch
 from ppl_gen.training import checkpoint as files
 from ppl_gen.training.batches import Table, as_table
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, choose_device, no_guide, own_objective, under
+from ppl_gen.training.trainer import Trainer
 
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
 FACTS: dict[str, Any] = {
@@ -97,14 +99,14 @@ def load(
     check_program(model, guide, data)
     check_choices(estimators, 1, device)
     arrays, meta, template = files.read(path)
-    guide = getattr(model, "guide", None) if guide is None else guide
+    guide = model_of(model).guide if guide is None else guide
     saved = _saved(path, meta, model, objective, estimators)._replace(device=device)
     names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
     made_up = data is None and not standins.is_whole(template)
     if made_up:
         prepared, source = _read_made_up(path, model, guide, template, saved, names)
     else:
-        encode = None if data is None else getattr(model, "prepare", None)
+        encode = None if data is None else model_of(model).encode
         given = standins.data_of(template) if data is None else data
         prepared, source = _read(path, model, guide, given, saved, names, encode)
     fit = _filled(path, model, prepared, source, arrays, saved)
@@ -245,9 +247,7 @@ def _filled(
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
     with prepared.session():
-        trainer = prepared.backend.Trainer(
-            prepared.program, saved.objective, prepared.plan, prepared.start, None, 1e-3, False
-        )
+        trainer = Trainer(prepared, saved.objective, compile=False)
         expected = {n: v for n, v in trainer.state().items() if n.startswith(("params/", "buffers/"))}
         files.fitting(path, last, expected, ADVICE)
         if best is not None:

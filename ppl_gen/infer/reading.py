@@ -18,6 +18,7 @@ from ppl_gen.infer.automatic import automatic, converter, knows_rows, prepare_an
 from ppl_gen.infer.rows import followers, resized, settle
 from ppl_gen.program import Batch
 from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, choose_backend, choose_device, no_guide
 
 
@@ -61,12 +62,12 @@ def read(
     check_program(model, guide, data, backend)
     check_choices(estimators, num_particles, device)
     args, kwargs = as_arguments(data)
-    encode = getattr(model, "prepare", None)
-    bad = None if encode else check_data(args, kwargs)
-    guide = getattr(model, "guide", None) if guide is None else guide
+    parts = model_of(model)
+    bad = None if parts.encode else check_data(args, kwargs)
+    guide = parts.guide if guide is None else guide
     module = choose_backend(model, guide, args, kwargs, backend)
     place, notes = choose_device(module, device, model, guide)
-    source = Table(encode(data) if encode else data, None, 0, converter(module, place))
+    source = Table(parts.encoded(data), None, 0, converter(module, place))
     batch = source.first()
     makers: list[Callable[[], Callback]] = [partial(_itself, guide)] if guide is not None else []
     makers = makers or automatic(model, module, source.num_rows, batch, resized(source), seed, place)

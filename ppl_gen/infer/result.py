@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from ppl_gen.backends.interface import Callback, Data, PathLike, Runs, Seed, Trainer
+from ppl_gen.backends.interface import Callback, Data, PathLike, Runs, Seed
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.log_prob import LogProb
-from ppl_gen.infer.asked import NamedVariables, check_device, held_to_form
+from ppl_gen.infer.asked import check_device, held_to_form
 from ppl_gen.infer.automatic import converter, knows_rows
 from ppl_gen.infer.likelihood import (
     check_normalized,
@@ -26,7 +26,9 @@ from ppl_gen.infer.specs import describe, describe_plan, signature
 from ppl_gen.program import Batch, Term
 from ppl_gen.training import checkpoint
 from ppl_gen.training.batches import Stream, Table, as_arguments, as_table
+from ppl_gen.training.model import Queries, model_of
 from ppl_gen.training.prepare import Prepared
+from ppl_gen.training.trainer import Trainer
 
 Arrays = dict[str, np.ndarray]
 
@@ -52,8 +54,8 @@ class Fit:
         losses: np.ndarray,
         config: dict[str, Any],
     ) -> None:
-        self._prepared, self._model, self._source = prepared, model, source
-        self._trainer: Any = trainer
+        self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
+        self._parts = model_of(model)
         self.losses, self.config = losses, config
         self.validation_losses: list[tuple[int, float]] = []
         self._best: Arrays | None = None  # the state that was best on validation data, so far
@@ -85,9 +87,8 @@ class Fit:
 
     def _batch(self, data: Data) -> Batch:
         """Data in the form that was trained on, whole; a guide with parameters for each row is asked for those rows."""
-        prepare = getattr(self._model, "prepare", None)
         convert = converter(self._prepared.backend, self.device)
-        source = Table(prepare(data) if prepare else data, None, 0, convert)
+        source = Table(self._parts.encoded(data), None, 0, convert)
         batch = source.build(source.arrays, None)
         guide = self._prepared.program.guide
         if not knows_rows(guide):
@@ -132,7 +133,7 @@ class Fit:
         Raises:
             ValueError: evidence for a program that has no queries.
         """
-        if self._answers_queries:
+        if self._parts.queries is not None:
             drawn = self.query(given=given).sample(n, seed=as_seed(seed))
             one_row = given is None or isinstance(given, Mapping)
             return drawn[:, 0] if isinstance(drawn, np.ndarray) and one_row else drawn
@@ -190,8 +191,8 @@ class Fit:
                 point mass at the data or of the guide's, a latent that the guide alone has or that is masked in one of the two
                 only, or a plate that draws a subsample. The message names the site.
         """
-        if self._answers_queries:
-            return self._ensemble_log_prob(data, orders, as_seed(seed))
+        if self._parts.queries is not None:
+            return self._ensemble_log_prob(self._parts.queries, data, orders, as_seed(seed))
         check_whole(self.plan, self._prepared.program.row_plates or ())
         batch = self._batch(data)
         with held_to_form(batch, self._source.first()):
@@ -207,25 +208,16 @@ class Fit:
 
     # -- queries -------------------------------------------------------------------------------------------------
 
-    @property
-    def _answers_queries(self) -> bool:
-        return hasattr(self._model, "log_conditionals")
-
-    @property
-    def _named(self) -> NamedVariables:
-        """The model, where it answers queries."""
-        return cast(NamedVariables, self._model)
-
-    def _network(self) -> Callable[..., np.ndarray]:
+    def _network(self, queries: Queries) -> Callable[..., np.ndarray]:
         state = self._trainer.final()
-        return self._prepared.backend.host_function(self._prepared, state, self._named.log_conditionals)
+        return self._prepared.backend.host_function(self._prepared, state, queries.conditionals)
 
-    def _ensemble_log_prob(self, data: Data, orders: int, seed: int) -> LogProb:
+    def _ensemble_log_prob(self, queries: Queries, data: Data, orders: int, seed: int) -> LogProb:
         """Of an order-agnostic model: exact, of the ensemble."""
         from ppl_gen.query.query import ensemble_log_prob
 
-        encoded = self._named.prepare(data)
-        values, _ = ensemble_log_prob(self._network(), encoded, orders, seed, self._named.schema.tiers)
+        encoded = self._parts.encoded(data)
+        values, _ = ensemble_log_prob(self._network(queries), encoded, orders, seed, queries.schema.tiers)
         return LogProb(values, 0.0, "exact", fingerprint_of(as_table(Batch(*as_arguments(encoded))).first()))
 
     def query(
@@ -252,7 +244,8 @@ class Fit:
             ValueError: an unknown variable or level, evidence on a queried variable, nothing asked, another device.
             TypeError: the model answers no queries.
         """
-        if not self._answers_queries:
+        queries = self._parts.queries
+        if queries is None:
             raise TypeError(
                 f"query: expected a model of named variables; got {type(self._model).__name__}. "
                 "Train an OrderAgnosticNADE for queries."
@@ -260,7 +253,7 @@ class Fit:
         check_device(self._prepared.backend, device, self.device)
         from ppl_gen.query.query import condition
 
-        return condition(self._network(), self._named.schema, of, given, orders, as_seed(seed))
+        return condition(self._network(queries), queries.schema, of, cast(Any, given), orders, as_seed(seed))
 
     # -- report --------------------------------------------------------------------------------------------------
 

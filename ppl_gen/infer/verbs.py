@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen import backends
 from ppl_gen.backends.checks import check_gradients
-from ppl_gen.backends.interface import Callback, Data, Objective, Seed
+from ppl_gen.backends.interface import Callback, Data, Seed
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.evaluate.measure import measure as run_measure
@@ -18,6 +17,8 @@ from ppl_gen.evaluate.selection import best_plan
 from ppl_gen.infer.reading import read
 from ppl_gen.objectives import Bound
 from ppl_gen.training.prepare import own_objective, under, with_plan
+from ppl_gen.training.step import Objective
+from ppl_gen.training.trainer import sample_gradients
 
 
 def plan(
@@ -118,9 +119,6 @@ def gradient(
     prepared, batch = read(model, guide, data, backend, params, **choices)
     objective = own_objective(model) if objective is None else objective
     prepared = under(prepared, objective, seed, batch)
-    with backends.tripwire(prepared.backend.name):
-        found = prepared.backend.sample_gradients(
-            prepared.program, objective, prepared.plan, prepared.start, batch, num_samples, seed
-        )
+    found = sample_gradients(prepared, objective, batch, num_samples, seed)
     check_gradients(found)
     return found

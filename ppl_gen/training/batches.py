@@ -96,6 +96,8 @@ class Table:
         arrays: the arrays that are cut.
     """
 
+    one_by_one = False
+
     def __init__(self, data: Data, batch_size: int | None, seed: int, convert: Convert) -> None:
         args, kwargs = as_arguments(data)
         self._keys = [*range(len(args)), *kwargs]
@@ -192,6 +194,7 @@ class Stream:
     """
 
     batch_size = None
+    one_by_one = True
 
     def __init__(
         self, data: Iterable[Any], convert: Convert, encode: Convert | None = None, loading: Loading = nullcontext
@@ -243,6 +246,9 @@ class Stream:
                 f"data: expected a batch for step {step}; the iterable has ended. Pass batches with rows."
             )
         return self._ahead[step]
+
+    def rows(self, step: int) -> None:
+        """All of a batch, always."""
 
     def ready(self, step: int, count: int) -> int:
         """How many of the `count` batches from `step` on there are, as far as is known: a list's all, else one."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ppl_gen.backends.interface import PathLike, Trainer
+from ppl_gen.backends.interface import PathLike
 from ppl_gen.backends.values import changed
 from ppl_gen.backends.values import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
@@ -20,6 +20,7 @@ from ppl_gen.training import checkpoint as files
 from ppl_gen.training.batches import Stream, Table, length
 from ppl_gen.training.interrupt import Halt, listening
 from ppl_gen.training.progress import Progress
+from ppl_gen.training.trainer import Trainer
 
 REPORTS = 100  # callbacks and progress at most this often in a run
 SAVES = 20  # checkpoints
@@ -182,7 +183,7 @@ class _BurntIn:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Warn, once, of a value that is another one afterwards."""
-        if self.said or not getattr(self.trainer, "jitted", False):
+        if self.said or not self.trainer.engine.jitted:
             yield
             return
         before = self._now()
@@ -285,7 +286,7 @@ def _continue_or_begin(path: PathLike, state: Running, trainer: Trainer, judged:
         files.warn_old(path)
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
-    expected = trainer.state()
+    expected = {name: value for name, value in trainer.state().items() if not name.startswith("random/")}
     files.fitting(path, last, expected, ANOTHER)
     if best is not None:
         files.fitting(path, best, expected, ANOTHER, files.BEST)

@@ -13,7 +13,7 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.backends.dreams import check_dreams
-from ppl_gen.backends.interface import Backend, Callback, Objective, Program
+from ppl_gen.backends.interface import Backend, Callback, Program
 from ppl_gen.backends.values import numbers
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
@@ -22,6 +22,8 @@ from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 from ppl_gen.training.again import check_host
 from ppl_gen.training.batches import plain_list
+from ppl_gen.training.model import model_of
+from ppl_gen.training.step import Objective
 
 Baselines = tuple[dict[str, Any], dict[str, Any]]  # weights and running averages: site -> name -> array
 
@@ -161,8 +163,7 @@ def _not_finite(bad: tuple[str, str]) -> ProgramError:
 
 def own_objective(model: Callback) -> Bound:
     """The objective that a model is made for; the ELBO where it names none."""
-    own = getattr(model, "objective", None)
-    return own if isinstance(own, Bound) else ELBO()
+    return model_of(model).objective or ELBO()
 
 
 def under(prepared: Prepared, objective: Objective, seed: int, batch: Batch) -> Prepared:

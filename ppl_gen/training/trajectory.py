@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ppl_gen.backends.interface import Source
+from ppl_gen.backends.engine import Source
 from ppl_gen.errors import NonFinite
 from ppl_gen.objectives import Bound
-from ppl_gen.program import OWN
 from ppl_gen.training.prepare import Prepared
+from ppl_gen.training.trainer import Trainer
 
 LENGTH = 1000  # steps
 
@@ -24,11 +24,8 @@ def trajectory(
 
     A run that ends in a NaN has its start alone: the fit that follows says where.
     """
-    start = prepared.start[0], {**prepared.start[1], OWN: objective.start()}
     with prepared.session(seed):
-        trainer = prepared.backend.Trainer(
-            prepared.program, objective, prepared.plan, start, optimizer, learning_rate, "auto", LENGTH
-        )
+        trainer = Trainer(prepared, objective, optimizer, learning_rate, "auto", LENGTH, begins=True)
         before = trainer.state()
         try:
             trainer.steps(source, 0, LENGTH)

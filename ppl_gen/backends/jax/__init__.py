@@ -6,28 +6,34 @@ It may import JAX, NumPyro, optax and what `backends` may, but nothing of `backe
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
+from ppl_gen.backends import doors
+from ppl_gen.backends.doors import Watch, drawn
 from ppl_gen.backends.dreams import redrawn
-from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, Same
+from ppl_gen.backends.jax.engine import Engine
 from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
 from ppl_gen.backends.jax.program import Program, find_device
 from ppl_gen.backends.jax.read import read, survey
-from ppl_gen.backends.jax.read import relabelled as _relabelled
-from ppl_gen.backends.jax.train import Trainer, sample_gradients
-from ppl_gen.elimination.sums import sum_out
-from ppl_gen.program import Batch, Facts, Run, Term
+from ppl_gen.backends.params import fitting
+from ppl_gen.backends.survey import relabelled as _relabelled
+from ppl_gen.program import Batch, Facts, Term
+
+if TYPE_CHECKING:  # of a later layer
+    from ppl_gen.training.prepare import Prepared
 
 __all__ = [
+    "Engine",
     "Program",
-    "Trainer",
     "array",
     "draw",
     "held_elsewhere",
@@ -40,7 +46,6 @@ __all__ = [
     "relabelled",
     "redraw",
     "resolve_device",
-    "sample_gradients",
     "set_params",
     "survey",
     "to_numpy",
@@ -49,23 +54,11 @@ __all__ = [
 
 name = "jax"
 xp = dialect.xp
+State = tuple[Mapping[str, jax.Array], Mapping[str, Any]]  # parameters and buffers, which the program does not hold
 
 
-class _AnyStatement(Messenger):
-    def __init__(self, call: Callable[[str | None], None]) -> None:
-        super().__init__()
-        self.call = call
-
-    def process_message(self, msg: Any) -> None:
-        """Report the statement."""
-        self.call(msg.get("name"))
-
-
-@contextmanager
-def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
-    """Call `call(site name)` at the first sign of any NumPyro statement."""
-    with _AnyStatement(call):
-        yield
+class on_any_statement(Watch, Messenger):
+    """Inside, every NumPyro statement is reported by its name."""
 
 
 def resolve_device(device: str) -> str:
@@ -135,8 +128,8 @@ def redraw(program: Program, batch: Batch, seed: int) -> Batch:
 
 
 def draw(
-    prepared: Any,
-    state: Any,
+    prepared: Prepared,
+    state: State,
     batch: Batch,
     num_samples: int,
     seed: int,
@@ -145,17 +138,11 @@ def draw(
     predictive: bool = False,
 ) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
     """Independent runs of the trained program, as NumPy: values, terms and records."""
-    program, (params, buffers) = prepared.program, state
+    program, (params, buffers) = cast(Program, prepared.program), state
 
-    def once(batch: Batch, params: Any, buffers: Any, key: Any) -> Any:
-        run = program.run(params, buffers, key, batch, guide=guide, predictive=predictive)
-        if guide and not predictive:
-
-            def again(choices: Mapping[str, Any]) -> Run:
-                return program.run(params, buffers, key, batch, {**run.values, **choices}, guide=False)
-
-            run = sum_out(xp, prepared.plan.facts, run, again)
-        return {"values": run.values, "terms": run.terms, "records": run.records}
+    def once(batch: Batch, *known: Any) -> dict[str, dict[Any, Any]]:
+        run = partial(program.run, *known)
+        return drawn(xp, prepared.plan.facts, run, batch, guide=guide, predictive=predictive)
 
     name = ("draw", guide, predictive, Same(prepared.plan))
     with prepared.session(seed, train=False):
@@ -173,23 +160,25 @@ def _drawn(program: Program, name: Hashable, once: Callable[..., Any], given: tu
         return once(*given)
 
 
-def relabelled(prepared: Any, state: Any, batch: Batch) -> Facts:
+def relabelled(prepared: Prepared, state: State, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
-    params, buffers = state
+    program, (params, buffers) = cast(Program, prepared.program), state
     with prepared.session():
-        return _relabelled(prepared.program, params, buffers, batch, prepared.plan.facts.whole)
+        key = jax.random.key(program.seed)
+        run = partial(program.run, params, buffers, key, batch)
+        return _relabelled(library, lambda look: run(observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:
     """Whether every term of one run is finite. Call inside a session."""
     run = program.run(program.params, program.buffers, jax.random.key(program.seed), batch)
-    return all(bool(np.isfinite(np.asarray(term)).all()) for term in run.terms.values())
+    return doors.is_finite(library, run)
 
 
-def host_function(prepared: Any, state: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
+def host_function(prepared: Prepared, state: State, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
     params, _ = state
-    program = prepared.program
+    program = cast(Program, prepared.program)
     owner, text = getattr(function, "__self__", None), getattr(function, "__func__", function)
 
     def compiled(params: Any, *args: Any) -> Any:
@@ -213,9 +202,5 @@ def set_params(program: Program, params: Mapping[str, Any]) -> None:
     Raises:
         ValueError: an unknown name or another shape.
     """
-    for key, value in params.items():
-        leaf = program.params.get(key)
-        if leaf is None or leaf.shape != np.shape(value):
-            expected = {n: p.shape for n, p in program.params.items()}
-            raise ValueError(f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}.")
+    for key, leaf, value in fitting(program.params, params):
         program.params[key] = jnp.asarray(value, leaf.dtype)

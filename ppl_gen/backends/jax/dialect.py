@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen.backends.jax.density import Density
@@ -17,6 +16,7 @@ from ppl_gen.backends.jax.particles import each
 from ppl_gen.program.arrays import Namespace
 
 Array = Any
+dist = numpyro.distributions
 
 
 def _noise(draw: Callable[..., Array]) -> Callable[[tuple[int, ...]], Array]:

@@ -13,6 +13,22 @@ from numpyro.optim import Minimize, _NumPyroOptim
 from ppl_gen.backends.rates import settle_rate
 
 
+class Optimizer:
+    """Moves one player by the updates of an optax transformation; see `build`."""
+
+    def __init__(self, wanted: object, learning_rate: float, values: Any) -> None:
+        self._transform = build(wanted, learning_rate, values)
+
+    def start(self, values: Any) -> Any:
+        """The moments to begin with."""
+        return self._transform.init(values)
+
+    def update(self, values: Any, gradient: Any, moments: Any, loss: jax.Array) -> tuple[Any, Any]:
+        """(values, moments) after a step."""
+        updates, moments = self._transform.update(gradient, moments, values, value=loss)
+        return optax.apply_updates(values, updates), moments
+
+
 def build(optimizer: Any, learning_rate: float, params: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer as an optax transformation that may look at the loss, as `value`.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,15 +19,16 @@ from numpyro.contrib.module import ParamShape
 from numpyro.distributions import biject_to, constraints
 
 from ppl_gen import language
-from ppl_gen.backends.dreams import dreamt
-from ppl_gen.backends.jax import dialect
+from ppl_gen.backends.dreams import Dream, dreamt
+from ppl_gen.backends.interface import Observer
+from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import Compiled
-from ppl_gen.backends.jax.distributions import satisfies
-from ppl_gen.backends.jax.record import Observer, Recorder, copy_tree
+from ppl_gen.backends.jax.record import Handler, NumPyroMessage, copy_tree
 from ppl_gen.backends.jax.uncompiled import uncompiled
+from ppl_gen.backends.params import inside, refuse_late
+from ppl_gen.backends.record import Recorder, record
 from ppl_gen.backends.turns import turn
-from ppl_gen.errors import ProgramError
-from ppl_gen.program import Batch, Run, Term
+from ppl_gen.program import Batch, Run
 
 Array = Any
 
@@ -160,33 +163,32 @@ class Program:
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Observer | None = None,
+        observer: Observer[jax.Array] | None = None,
         predictive: bool = False,
         guide: bool = True,
         first: bool = False,
     ) -> Run:
         """Run the guide, then the model on its choices: a pure function, but for the `first`, which meets the parameters."""
-        run = Run(buffers=copy_tree(dict(buffers)))
-        table = _Table(self, dict(params))
-        common: dict[str, Any] = {
-            "run": run,
-            "batch": batch,
-            "params": table,
-            "cut": cut,
-            "row_plates": self.row_plates,
-            "observer": observer,
-            "key": key,
-            "judging": self.judging,
-        }
-        keys = jax.random.split(key)
-        with language.on_rows(batch.rows):
-            if guide:
-                with handlers.seed(rng_seed=keys[0]), Recorder(role="guide", fixed=fixed or {}, **common):
-                    self.guide(*batch.args, **batch.kwargs)
-                run.records.clear()
-            replay = {**(fixed or {}), **run.values}
-            with handlers.seed(rng_seed=keys[1]), Recorder(role="model", fixed=replay, predictive=predictive, **common):
-                self.model(*batch.args, **batch.kwargs)
+        table, keys = _Table(self, dict(params)), jax.random.split(key)
+        recorder = Recorder(
+            library,
+            "guide",
+            Run(buffers=copy_tree(dict(buffers))),
+            batch,
+            partial(_noise, key),
+            fixed=fixed or {},
+            cut=cut,
+            row_plates=self.row_plates,
+            observer=observer,
+            judging=self.judging,
+        )
+
+        @contextmanager
+        def handle(recorder: Recorder[jax.Array]) -> Iterator[None]:
+            with handlers.seed(rng_seed=keys[int(recorder.role == "model")]), Handler(recorder, table):
+                yield
+
+        run = record(recorder, handle, self.guide if guide else None, self.model, predictive=predictive)
         if first:
             self.settle(table, run.records)
         return run
@@ -198,17 +200,21 @@ class Program:
         key: Array,
         batch: Batch,
         values: Mapping[str, Any] | None = None,
-    ) -> tuple[Batch, dict[str, Any], dict[Term, Any]]:
+    ) -> Dream:
         """(the batch as the model draws it, its sites' values, their terms), given some values: pure, without gradient."""
         run = self.run(jax.lax.stop_gradient(dict(params)), buffers, key, batch, values, predictive=True, guide=False)
-        given = dreamt(batch, run, lambda value, like: jnp.asarray(value, like.dtype))
-        return given, {**run.records, **run.values}, run.terms
+        return dreamt(batch, run, lambda value, like: jnp.asarray(value, like.dtype))
 
     def apply(self, params: Mapping[str, Array], function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under these parameters. Call inside a session."""
-        table = _Table(self, dict(params))
-        with handlers.seed(rng_seed=0), Recorder(role="model", run=Run(), batch=Batch(), params=table):
+        recorder = Recorder(library, "model", Run(), Batch(), partial(_noise, jax.random.key(0)))
+        with handlers.seed(rng_seed=0), Handler(recorder, _Table(self, dict(params))):
             return function(*args)
+
+
+def _noise(key: jax.Array, site: str, like: jax.Array) -> jax.Array:
+    """Of a site: NumPyro's own draws have their own keys."""
+    return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(site.encode())), like.shape)
 
 
 class _Table:
@@ -230,16 +236,13 @@ class _Table:
         constraint, value = self.program.constraints[name], self.params.get(name, self.program._replaced.get(name))
         return value if constraint is constraints.real else biject_to(constraint)(value)
 
-    def meet(self, msg: Any) -> Any:
+    def meet(self, msg: NumPyroMessage) -> Any:
         """Take a new parameter's initial value; known ones pass."""
         name = msg["name"]
         if name in self.program._trees:
             return msg["value"]
         if not self.program.open:
-            raise ProgramError(
-                f"param '{name}': expected every parameter in the first run; got a new one later. "
-                "Make the program state the same parameters in every run."
-            )
+            raise refuse_late(name)
         constraint = msg["kwargs"].get("constraint") or constraints.real
         paths, tree = jax.tree_util.tree_flatten_with_path(msg["value"])
         names = [public_name(name, path) for path, _ in paths]
@@ -256,29 +259,10 @@ class _Table:
         value = jnp.asarray(leaf)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
-        value = _inside(name, constraint, value)
+        value = inside(library, name, constraint, value)
         unconstrained = value if constraint is constraints.real else biject_to(constraint).inv(value)
         self.program.constraints[name] = constraint
         self.program.params[name] = self.params[name] = jnp.array(unconstrained)
-
-
-def _inside(name: str, constraint: Any, value: Array) -> Array:
-    """An initial value, on a simplex scaled to sum to one.
-
-    Raises:
-        ProgramError: it does not satisfy the constraint.
-    """
-    known = np.asarray(value)  # in NumPy: JAX would compile each comparison
-    if constraint is constraints.simplex and (known > 0).all() and np.isfinite(known).all():
-        return value / value.sum(-1, keepdims=True)
-    fits = satisfies(constraint, value)
-    if not fits.all():
-        index = tuple(int(i) for i in np.argwhere(~fits)[0])
-        raise ProgramError(
-            f"param '{name}': expected an initial value in {constraint}; got {value[index].tolist()} at index {index}. "
-            "Start it inside its constraint."
-        )
-    return value
 
 
 def public_name(name: str, path: Any) -> str:

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import constraints
 from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.held import instances
+from ppl_gen.backends.interface import Distribution, Message
+from ppl_gen.backends.jax import library
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import user_line
-from ppl_gen.backends.jax.distributions import (
-    bad_argument,
-    core,
-    features,
-    is_unchecked,
-    num_values,
-    others,
-    satisfies,
-    seen,
-    support,
-    unmasked,
-)
+from ppl_gen.backends.jax.distributions import others, unmasked
 from ppl_gen.backends.jax.graph import Known, follow
 from ppl_gen.backends.jax.program import Program
-from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
 from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
 from ppl_gen.backends.jax.uncompiled import uncompiled
 from ppl_gen.backends.jax.words import find_mixes
-from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
+from ppl_gen.backends.labels import Label, labelled
+from ppl_gen.backends.survey import Survey, Surveyed, check_again, check_proposals, check_site, label_of, site_of
 from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Latent, Path, Run, Site, Term, merge, named_alike
+from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Path, Run, Site, Term, merge, named_alike
 from ppl_gen.program.bounds import ANY
 from ppl_gen.program.independence import Mixes, mixes_all
 from ppl_gen.program.outcomes import BY_DATA
@@ -122,46 +110,35 @@ class _First:
         self.labels: dict[Term, Label] = {}
         self.notes: list[str] = []
         self._more: dict[str, list[np.ndarray]] = {}  # other values of what the guide draws
-        self._priors: dict[str, Any] = {}
+        self._priors: dict[str, Distribution] = {}
         self._annealed = {f"{own.prefix}{end}" for own in instances(ANNEALED, program.guide) for end in FACTORS}
         self.run = _guarded(
             lambda: program.run(program.params, program.buffers, self.key, batch, observer=self._look, first=True)
         )
         self.run.values |= {s.name: self.run.records[s.name] for s in self.sites.values() if is_summed(s, self.sites)}
 
-    def _look(self, role: str, msg: Any, plates: dict[str, int]) -> None:
-        where = f"site '{msg['name']}' ({_kind(msg['fn'])})"
-        checks.check_repeat(where, [name for r, name in self.sites if r == role], msg["name"])
-        _check_arguments(where, msg["fn"])
-        _check_scale(where, msg)
-        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            self.notes.extend(_check_observation(where, msg))
-        site = _site(role, msg, plates)
-        if role == "guide" and site.is_factor and site.name.split("/")[-1] in self._annealed:
+    def _look(self, message: Message[jax.Array]) -> None:
+        self.notes.extend(check_site(library, message, self.sites))
+        site = site_of(library, message)
+        if site.role == "guide" and site.is_factor and site.name.split("/")[-1] in self._annealed:
             site = replace(site, declared=True)  # it goes with draws of the guide's
-        self.sites[role, msg["name"]] = site
-        self.labels[site.term] = label(msg)
-        if (role == "guide" and not site.observed) or is_summed(site, self.sites):
-            found = others(msg["fn"], msg["value"], jax.random.fold_in(self.key, len(self.sites)))
+        self.sites[site.term] = site
+        self.labels[site.term] = label_of(library, message)
+        if (site.role == "guide" and not site.observed) or is_summed(site, self.sites):
+            found = others(message.distribution, message.value, jax.random.fold_in(self.key, len(self.sites)))
             self._more[site.name] = [np.array(other) for other in found]
-        elif role == "model" and site.name in self._more:
-            self._priors[site.name] = unmasked(msg["fn"])
+        elif site.role == "model" and site.name in self._more:
+            self._priors[site.name] = unmasked(message.distribution)
 
     def check_proposals(self) -> None:
         """Raise unless what the guide draws lies in the model's support."""
-        for name, prior in self._priors.items():
-            some = self._more[name] if self.sites["guide", name].support == "finite" else self._more[name][:2]
-            drawn = [np.asarray(self.run.values[name]), *some]
-            inside = [(value, satisfies(prior.support, value)) for value in drawn]
-            checks.check_proposal(f"site '{name}' ({_kind(prior)})", inside, str(prior.support))
+        draws: Any = {name: [self.run.values[name], *self._more[name]] for name in self._priors}
+        check_proposals(library, self._priors, draws, self.sites)
 
 
 def _again(program: Program, batch: Batch, key: Array, sites: dict[Term, Site]) -> Run:
     """One more run, in which the sites must be the same."""
-    found: list[Term] = []
-    run = program.run(program.params, program.buffers, key, batch, observer=partial(_note, found))
-    checks.check_same(sites, found)
-    return run
+    return check_again(lambda look: program.run(program.params, program.buffers, key, batch, observer=look), sites)
 
 
 def _notes(eager: str | None, changing: bool) -> tuple[str, ...]:
@@ -182,51 +159,20 @@ def _declared(sites: dict[Term, Site], declared: set[tuple[str, str]]) -> list[s
     ]
 
 
-def _note(found: list[Term], role: str, msg: Any, plates: dict[str, int]) -> None:
-    found.append((role, msg["name"]))
+def survey(program: Program, batch: Batch, *, guide: bool) -> Surveyed:
+    """See `Surveyed`. Call inside a session."""
 
-
-def survey(
-    program: Program, batch: Batch, *, guide: bool
-) -> tuple[dict[str, tuple[int, int]], list[Latent], dict[str, tuple[int, ...]]]:
-    """(plate -> (size, full size), the model's latents, shapes of what it observes), inside a session."""
-    sizes: dict[str, tuple[int, int]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    latents: list[Latent] = []
-
-    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        frames = msg["cond_indep_stack"]
-        sizes.update({f.name: (f.size, msg["full_sizes"].get(f.name, f.size)) for f in frames})
-        if role == "model" and msg["is_observed"] and not is_bookkeeping(msg):
-            shapes[msg["name"]] = tuple(msg["fn"].shape())
-        if role == "model" and not msg["is_observed"]:
-            fn = msg["fn"]
-            latents.append(
-                Latent(
-                    name=msg["name"],
-                    distribution=_kind(fn),
-                    plates={f.name: (f.dim, f.size) for f in frames},
-                    batch_shape=tuple(fn.batch_shape),
-                    event_shape=tuple(fn.event_shape),
-                    support=unmasked(fn).support,
-                    num_values=num_values(fn),
-                    subsampled=False,
-                )
-            )
-
-    def values() -> dict[str, Array]:
-        latents.clear()
+    def run() -> dict[str, object]:
         key = program.key()
-        run: dict[str, Array] = dict(
-            program.run(program.params, program.buffers, key, batch, observer=look, guide=guide).values
-        )
-        return run
+        return dict(program.run(program.params, program.buffers, key, batch, observer=look, guide=guide).values)
 
+    look = Survey(library)
     try:  # shapes are enough, and far quicker than one operation at a time; a new parameter needs its value
-        values() if program.open else jax.eval_shape(values)
+        run() if program.open else jax.eval_shape(run)
     except OPAQUE:
-        values()
-    return sizes, latents, shapes
+        look = Survey(library)
+        run()
+    return look.found
 
 
 def _guarded(call: Callable[[], Run]) -> Run:
@@ -236,100 +182,6 @@ def _guarded(call: Callable[[], Run]) -> Run:
         if isinstance(error, ProgramError):
             raise
         raise ProgramError(f"the program's first run: {error}") from error
-
-
-def _check_arguments(where: str, distribution: Any) -> None:
-    bad = bad_argument(distribution)
-    if bad is not None:
-        name, constraint, value = bad
-        raise ProgramError(
-            f"{where}: expected its {name} to be {constraint}; got {value}. Check what the site depends on, and its constraints."
-        )
-
-
-def _check_scale(where: str, msg: Any) -> None:
-    """A mask widens its site; a scale does not."""
-    fn, value = msg["fn"], np.shape(msg["value"])
-    own = value[: len(value) - len(fn.event_shape)]
-    if msg["scale"] is None or not np.shape(msg["scale"]):
-        return
-    try:
-        batch = np.broadcast_shapes(fn.batch_shape, own)
-    except ValueError:  # which has a check of its own
-        return
-    checks.check_width(where, "scale", np.shape(msg["scale"]), batch)
-
-
-def _check_observation(where: str, msg: Any) -> list[str]:
-    checks.check_array(where, msg["value"])
-    fn, value = msg["fn"], np.asarray(msg["value"])
-    sizes = {frame.name: (frame.dim, frame.size) for frame in msg["cond_indep_stack"]}
-    shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
-    checks.check_plates(where, shape, value.shape, sizes, len(fn.event_shape))
-    value = np.asarray(seen(fn, value))
-    constraint = unmasked(fn).support or constraints.real  # a class may state none
-    inside = satisfies(constraint, value)
-    return checks.check_value(where, value, inside, str(constraint), checked=not is_unchecked(fn))
-
-
-def _site(role: str, msg: Any, plates: dict[str, int]) -> Site:
-    fn = msg["fn"]
-    kind, size = ("real", None) if is_bookkeeping(msg) else support(fn)
-    site = Site(
-        name=msg["name"],
-        role=role,
-        distribution=_kind(fn),
-        support=kind,
-        size=size,
-        levels=num_values(fn) if kind == "finite" else None,
-        observed=bool(msg["is_observed"]),
-        auxiliary=bool(msg["infer"].get("is_auxiliary")),
-        reparametrized=bool(fn.has_rsample),
-        plates=plates,
-        batch_shape=tuple(fn.batch_shape),
-        event_shape=tuple(fn.event_shape),
-        num_features=_num_features(fn),
-        marked=msg["infer"].get("enumerate") in ("parallel", "sequential"),
-        declared="has_rsample" in msg["infer"],
-        flow=msg["flow"],
-    )
-    return site.settled()
-
-
-def label(msg: Any) -> Label:
-    """What one message shows, outside of any trace."""
-    return Label(
-        mask=mask_of(msg["fn"], np.asarray),
-        masked=unmasked(msg["fn"]) is not msg["fn"],
-        scaled=msg["scale"] is not None and _scaled(msg),
-        computed=bool(msg["is_observed"]) and is_computed(msg["fn"], msg["value"], np.asarray),
-    )
-
-
-def relabelled(program: Program, params: Any, buffers: Any, batch: Batch, facts: Facts) -> Facts:
-    """The facts as they are on this batch, as far as masks and scales go. Call inside a session."""
-    found: dict[Term, Label] = {}
-
-    def look(role: str, msg: Any, plates: dict[str, int]) -> None:
-        found[role, msg["name"]] = label(msg)
-
-    program.run(params, buffers, program.key(), batch, observer=look)
-    return labelled(facts, found)
-
-
-def _kind(fn: Any) -> str:
-    """The distribution's name as Pyro, and the user, knows it."""
-    return type(core(fn)).__name__.removesuffix("Logits").removesuffix("Probs")
-
-
-def _scaled(msg: Any) -> bool:
-    frames = msg["cond_indep_stack"]
-    return checks.is_scaled(msg["scale"], [(msg["full_sizes"].get(f.name, f.size), f.size) for f in frames])
-
-
-def _num_features(fn: Any) -> int | None:
-    inputs = jax.eval_shape(lambda: features(fn)) if math.prod(fn.batch_shape) > 1 else None
-    return None if inputs is None else int(inputs.shape[-1])
 
 
 def _reaches(

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, NOTHING, REALS, on_host
 from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
 from ppl_gen.backends.jax.program import Program
-from ppl_gen.backends.jax.record import is_bookkeeping
 from ppl_gen.backends.jax.samplers import IN_DENSITIES, IN_DRAWS, draw, strangers
 from ppl_gen.backends.jax.supports import ends_inside, ends_of
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Run, Term
@@ -186,23 +186,23 @@ class _Look:
         self.ending: set[str] = set()
         self.own: set[Term] = set()
 
-    def __call__(self, role: str, msg: Any, plates: dict[str, int]) -> None:
+    def __call__(self, message: Message[jax.Array]) -> None:
         """Take what is inside a site, and its density."""
-        term, fn = (role, msg["name"]), msg["fn"]
+        term, fn = message.term, message.distribution
         hidden, start = held_arrays(fn), len(self.outputs)
         self.behind.update(dict.fromkeys(range(start, start + len(hidden)), term))
-        found = [*hidden, *arrays((fn, msg["scale"], msg["value"] if msg["is_observed"] else None))]
-        edge = [] if is_bookkeeping(msg) else arrays(unmasked(fn).support)
+        found = [*hidden, *arrays((fn, message.scale, message.value if message.observed else None))]
+        edge = [] if message.is_bookkeeping else arrays(unmasked(fn).support)
         self.layout += [(term, False)] * len(found) + [(term, True)] * len(edge)
         self.outputs += [*found, *edge]
-        if msg["name"] in self.latents and not msg["is_observed"]:
-            self._support(role, msg["name"], fn)
-            own = strangers(fn, IN_DRAWS) if role == "guide" and fn.has_rsample else []
+        if message.name in self.latents and not message.observed:
+            self._support(message.name, fn)
+            own = strangers(fn, IN_DRAWS) if message.role == "guide" and fn.has_rsample else []
             if own:
-                self.draws[msg["name"]] = ", ".join(dict.fromkeys(own)), self._draw(fn)
-        self._density(term, msg)
+                self.draws[message.name] = ", ".join(dict.fromkeys(own)), self._draw(fn)
+        self._density(message)
 
-    def _support(self, role: str, name: str, fn: Any) -> None:
+    def _support(self, name: str, fn: Distribution) -> None:
         if name in self.supports:  # drawn by the guide: this is what the model makes of it
             self.ending |= {name} if ends_inside(core(fn)) else set()
             return
@@ -213,22 +213,22 @@ class _Look:
                 self.limits.append((name, what))
                 self.ends.append(end)
 
-    def _draw(self, fn: Any) -> Array | None:
+    def _draw(self, fn: Distribution) -> Array | None:
         try:
             return draw(fn, self.key)
         except Exception:  # whatever a user's sampler does that cannot be traced
             return None
 
-    def _density(self, term: Term, msg: Any) -> None:
+    def _density(self, message: Message[jax.Array]) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
-        scale = 1.0 if msg["scale"] is None else msg["scale"]
-        if not is_bookkeeping(msg) and strangers(msg["fn"], IN_DENSITIES):
+        term, fn, value, scale = message.term, message.distribution, message.value, message.scale
+        if not message.is_bookkeeping and strangers(fn, IN_DENSITIES):
             self.own.add(term)
-        bare = unmasked(msg["fn"])
+        bare = unmasked(fn)
         try:
-            weighed = [bare.log_prob(msg["value"]), msg["fn"].log_prob(msg["value"]) * scale]
+            weighed = [bare.log_prob(value), fn.log_prob(value) * scale]
         except NotImplementedError:  # a transform without an inverse: whatever it holds may move every element
-            held = [*held_arrays(msg["fn"]), *arrays((msg["fn"], msg["value"], scale))]
+            held = [*held_arrays(fn), *arrays((fn, value, scale))]
             whole = sum((jnp.sum(jnp.asarray(array, float)) for array in held), jnp.zeros(()))
             weighed = [jnp.broadcast_to(whole, bare.batch_shape)]
             self.hidden.add(term)

@@ -6,29 +6,33 @@ It may import torch, Pyro and what `backends` may, but nothing of `backends.jax`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ppl_gen.backends import doors
+from ppl_gen.backends.doors import Watch, drawn
 from ppl_gen.backends.dreams import redrawn
-from ppl_gen.backends.torch import dialect
+from ppl_gen.backends.params import fitting
+from ppl_gen.backends.survey import relabelled as _relabelled
+from ppl_gen.backends.torch import dialect, library
 from ppl_gen.backends.torch.elsewhere import held_elsewhere
+from ppl_gen.backends.torch.engine import Engine
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
-from ppl_gen.backends.torch.read import relabelled as _relabelled
-from ppl_gen.backends.torch.train import Trainer, sample_gradients
-from ppl_gen.elimination.sums import sum_out
-from ppl_gen.program import Batch, Facts, Run, Term
+from ppl_gen.program import Batch, Facts, Term
+
+if TYPE_CHECKING:  # of a later layer
+    from ppl_gen.training.prepare import Prepared
 
 __all__ = [
+    "Engine",
     "Program",
-    "Trainer",
     "array",
     "draw",
     "held_elsewhere",
@@ -41,7 +45,6 @@ __all__ = [
     "relabelled",
     "redraw",
     "resolve_device",
-    "sample_gradients",
     "set_params",
     "survey",
     "to_numpy",
@@ -52,20 +55,8 @@ name = "torch"
 xp = dialect.xp
 
 
-class _AnyStatement(Messenger):
-    def __init__(self, call: Callable[[str | None], None]) -> None:
-        super().__init__()
-        self.call = call
-
-    def _process_message(self, msg: Any) -> None:
-        self.call(msg.get("name"))
-
-
-@contextmanager
-def on_any_statement(call: Callable[[str | None], None]) -> Iterator[None]:
-    """Call `call(site name)` at the first sign of any Pyro statement."""
-    with _AnyStatement(call):
-        yield
+class on_any_statement(Watch, Messenger):
+    """Inside, every Pyro statement is reported by its name."""
 
 
 def resolve_device(device: str) -> str:
@@ -131,8 +122,8 @@ def redraw(program: Program, batch: Batch, seed: int) -> Batch:
 
 
 def draw(
-    prepared: Any,
-    state: None,
+    prepared: Prepared,
+    state: object,
     batch: Batch,
     num_samples: int,
     seed: int,
@@ -141,40 +132,34 @@ def draw(
     predictive: bool = False,
 ) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
     """Independent runs of the trained program in evaluation mode, as NumPy: values, terms and records."""
+    program = cast(Program, prepared.program)
     with prepared.session(seed, train=False), torch.no_grad():
         for _ in range(num_samples):
-            run = prepared.program.run(batch, guide=guide, predictive=predictive)
-            if guide and not predictive:
-                run = sum_out(xp, prepared.plan.facts, run, partial(_again, prepared.program, batch, run))
-            parts = {"values": run.values, "terms": run.terms, "records": run.records}
+            parts = drawn(xp, prepared.plan.facts, program.run, batch, guide=guide, predictive=predictive)
             yield {part: {k: to_numpy(v) for k, v in found.items()} for part, found in parts.items()}
 
 
-def relabelled(prepared: Any, state: None, batch: Batch) -> Facts:
+def relabelled(prepared: Prepared, state: object, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
-    with prepared.session(train=False):
-        return _relabelled(prepared.program, batch, prepared.plan.facts.whole)
-
-
-def _again(program: Program, batch: Batch, run: Run, choices: Mapping[str, Any]) -> Run:
-    """The model once more on the guide's values and these choices of the sites that are summed out."""
-    return program.run(batch, {**run.values, **choices}, guide=False)
+    program = cast(Program, prepared.program)
+    with prepared.session(train=False), torch.no_grad():
+        return _relabelled(library, lambda look: program.run(batch, observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:
     """Whether every term of one run is finite. Call inside a session."""
     with torch.no_grad():
-        run = program.run(batch)
-    return all(bool(torch.isfinite(term).all()) for term in run.terms.values() if isinstance(term, Tensor))
+        return doors.is_finite(library, program.run(batch))
 
 
-def host_function(prepared: Any, state: None, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
+def host_function(prepared: Prepared, state: object, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
+    program = cast(Program, prepared.program)
 
     def call(*args: np.ndarray) -> np.ndarray:
         with prepared.session(train=False):
-            moved = [array(a, prepared.program.device) for a in args]
-            return np.asarray(to_numpy(prepared.program.apply(function, *moved)))
+            moved = [array(a, program.device) for a in args]
+            return np.asarray(to_numpy(program.apply(function, *moved)))
 
     return call
 
@@ -186,11 +171,5 @@ def set_params(program: Program, params: Mapping[str, Any]) -> None:
         ValueError: an unknown name or another shape.
     """
     with program.session(), torch.no_grad():
-        for key, value in params.items():
-            leaf = program.params.get(key)
-            if leaf is None or tuple(leaf.shape) != np.shape(value):
-                expected = {n: tuple(p.shape) for n, p in program.params.items()}
-                raise ValueError(
-                    f"params: expected names and shapes {expected}; got '{key}' with shape {np.shape(value)}."
-                )
-            leaf.copy_(torch.as_tensor(np.asarray(value)))
+        for _, leaf, value in fitting(program.params, params):
+            leaf.copy_(torch.as_tensor(value))

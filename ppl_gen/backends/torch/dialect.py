@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 
 import array_api_compat.torch as base
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
@@ -22,6 +21,7 @@ from ppl_gen.program.arrays import Namespace
 Carry = TypeVar("Carry")
 Each = TypeVar("Each")
 Made = TypeVar("Made")
+dist = pyro.distributions
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:

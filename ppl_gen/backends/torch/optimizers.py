@@ -12,8 +12,75 @@ from pyro.optim.optim import PyroOptim
 from torch import Tensor
 
 from ppl_gen.backends.rates import settle_rate
+from ppl_gen.backends.torch.trees import below
+from ppl_gen.backends.torch.trees import leaves as leaves_of
 
 ADVICE = "For example functools.partial(torch.optim.SGD, lr=0.1)."
+
+
+class Optimizer:
+    """Moves leaves in place, and holds their moments itself.
+
+    Args:
+        wanted: see `build`.
+        leaves: name -> unconstrained leaf.
+        learning_rate: of whatever has none of its own.
+    """
+
+    def __init__(self, wanted: Any, leaves: dict[str, Tensor], learning_rate: float) -> None:
+        self._make = functools.partial(build, wanted, learning_rate=learning_rate)
+        self._leaves = leaves
+        self._built = self._make(leaves) if leaves else None
+
+    def start(self, values: object) -> Optimizer:
+        """What stands for the moments in a state: this."""
+        return self
+
+    def update(self, values: Any, gradient: dict[str, Any], moments: Optimizer, loss: Tensor) -> tuple[Any, Optimizer]:
+        """Take one step."""
+        if self._built is not None:
+            for leaf, slope in zip(self._leaves.values(), leaves_of(gradient), strict=True):
+                leaf.grad = slope
+            self._built.step()
+            for leaf in self._leaves.values():
+                leaf.grad = None
+        return values, self
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Number of the leaf -> slot -> what is kept there; nothing before the first step."""
+        held = {} if self._built is None else self._built.state_dict()["state"]
+        return {str(i): {s: torch.as_tensor(v) for s, v in own.items() if v is not None} for i, own in held.items()}
+
+    def load(self, stored: Mapping[str, Tensor], prefix: str) -> None:
+        """Put back what `moments` gave: nothing, as before the first step, or all of it.
+
+        Raises:
+            ValueError: a part of it is missing, or belongs to another optimizer.
+        """
+        if self._built is None:
+            return
+        found: dict[int, dict[str, Tensor]] = {}
+        for name, value in below(stored, prefix).items():
+            index, slot = name.split("/", 1)
+            found.setdefault(int(index), {})[slot] = value
+        for i, expected in enumerate(self._slots() if found else ()):
+            for slot in sorted(expected ^ found.get(i, {}).keys()):
+                asked, came = ("it", "none") if slot in expected else ("none", "one")
+                raise ValueError(
+                    f"'{prefix}{i}/{slot}': expected {asked} in the optimizer's state; got {came}. Continue with the optimizer "
+                    "and the options that the run began with."
+                )
+        self._built.load_state_dict({**self._built.state_dict(), "state": found})
+
+    def _slots(self) -> list[set[str]]:
+        """The names of what it keeps for each leaf after a step, seen on copies."""
+        copies = {name: torch.zeros_like(leaf).requires_grad_() for name, leaf in self._leaves.items()}
+        other = self._make(copies)
+        for copy in copies.values():
+            copy.grad = torch.zeros_like(copy)
+        other.step()
+        state = other.state_dict()["state"]
+        return [{slot for slot, v in state.get(i, {}).items() if v is not None} for i in range(len(copies))]
 
 
 def build(optimizer: Any, leaves: Mapping[str, Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -124,17 +191,6 @@ def _clip(clips: Iterable[tuple[Tensor, Mapping[str, Any]]], *hooked: Any) -> No
             torch.nn.utils.clip_grad_norm_(leaf, options["clip_norm"])
         if leaf.grad is not None and "clip_value" in options:
             torch.nn.utils.clip_grad_value_(leaf, options["clip_value"])
-
-
-def slots(optimizer: Any, leaves: Mapping[str, Tensor], learning_rate: float) -> list[set[str]]:
-    """The names of what an optimizer keeps for each parameter after a step, seen on copies."""
-    copies = {name: torch.zeros_like(leaf).requires_grad_() for name, leaf in leaves.items()}
-    built = build(optimizer, copies, learning_rate)
-    for copy in copies.values():
-        copy.grad = torch.zeros_like(copy)
-    built.step()
-    state = built.state_dict()["state"]
-    return [{slot for slot, v in state.get(i, {}).items() if v is not None} for i in range(len(copies))]
 
 
 def _fused(leaves: Iterable[Tensor]) -> bool:

@@ -22,12 +22,16 @@ from torch.distributions import constraints, transform_to
 from torch.overrides import TorchFunctionMode
 
 from ppl_gen import language
-from ppl_gen.backends.dreams import dreamt
-from ppl_gen.backends.torch import dialect
-from ppl_gen.backends.torch.record import Recorder, StartAgain
+from ppl_gen.backends.dreams import Dream, dreamt
+from ppl_gen.backends.interface import Observer
+from ppl_gen.backends.params import inside, refuse_late
+from ppl_gen.backends.record import Recorder, record
+from ppl_gen.backends.torch import dialect, library
+from ppl_gen.backends.torch.generators import kept_random_state
+from ppl_gen.backends.torch.record import Handler, PyroMessage, StartAgain
 from ppl_gen.backends.turns import turn
 from ppl_gen.errors import ProgramError
-from ppl_gen.program import PLATE, Batch, Run, Term
+from ppl_gen.program import PLATE, Batch, Run
 
 Found = TypeVar("Found")
 
@@ -253,15 +257,12 @@ class Program:
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
-    def _param(self, msg: Any) -> Tensor:
+    def _param(self, msg: PyroMessage) -> Tensor:
         name = public_name(msg["name"])
         name = self._aliases.get(name, name)
         if name not in self.params:
             if not self.open:
-                raise ProgramError(
-                    f"param '{name}': expected every parameter in the first run; got a new one later. "
-                    "Make the program state the same parameters in every run."
-                )
+                raise refuse_late(name)
             name = self._new_param(name, msg)
         constraint, leaf = self.constraints[name], self.params[name]
         own = pyro.get_param_store()._params.get(msg["name"])
@@ -272,7 +273,7 @@ class Program:
             setattr(value, "unconstrained", weakref.ref(self._initial[name]))  # noqa: B010
         return value
 
-    def _new_param(self, name: str, msg: Any) -> str:
+    def _new_param(self, name: str, msg: PyroMessage) -> str:
         store, outside = pyro.get_param_store(), _OUTSIDE.get()
         constraint = msg["kwargs"].get("constraint") or constraints.real
         self._stored_as[name] = msg["name"]
@@ -299,7 +300,7 @@ class Program:
                 value = torch.as_tensor(leaf, device=self.device)
                 if not value.is_floating_point():
                     value = value.to(torch.get_default_dtype())
-                value = _inside(name, constraint, value.detach())
+                value = inside(library, name, constraint, value.detach())
                 leaf = transform_to(constraint).inv(value).clone().contiguous().requires_grad_()
                 self._initial[name] = leaf.detach().clone()
         if "$$$" not in msg["name"] and not isinstance(leaf, nn.Parameter):
@@ -383,50 +384,49 @@ class Program:
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Callable[[str, Any, dict[str, int]], None] | None = None,
-        param: Callable[[Any], Tensor] | None = None,
+        observer: Observer[Tensor] | None = None,
+        param: Callable[[PyroMessage], Tensor] | None = None,
         predictive: bool = False,
         guide: bool = True,
     ) -> Run:
         """Run the guide, then the model on its choices. Call inside a session."""
         if not self.running:
             raise RuntimeError("program: expected to run inside its session; got a call outside. Open session() first.")
-        run = Run()
-        common: dict[str, Any] = {
-            "run": run,
-            "batch": batch,
-            "param": param or self._param,
-            "cut": cut,
-            "row_plates": self.row_plates,
-            "observer": observer,
-            "judging": self.judging,
-            "loops": self.loops,
-            "leaves": self.differentiates,
-        }
-        graph = torch.enable_grad() if self.differentiates else nullcontext()
-        with language.on_rows(batch.rows), graph:
-            if guide:
-                with Recorder(role="guide", fixed=fixed or {}, **common):
-                    _proposal(self.guide)(*batch.args, **batch.kwargs)
-                run.records.clear()
-            replay = {**(fixed or {}), **run.values}
-            with Recorder(role="model", fixed=replay, predictive=predictive, **common):
-                self.model(*batch.args, **batch.kwargs)
-        return run
+        recorder = Recorder(
+            library,
+            "guide",
+            Run(),
+            batch,
+            _noise,
+            fixed=fixed or {},
+            cut=cut,
+            row_plates=self.row_plates,
+            observer=observer,
+            judging=self.judging,
+        )
 
-    def dream(
-        self, batch: Batch, values: Mapping[str, Any] | None = None
-    ) -> tuple[Batch, dict[str, Any], dict[Term, Any]]:
+        def handle(recorder: Recorder[Tensor]) -> Handler:
+            return Handler(recorder, param or self._param, self.loops, leaves=self.differentiates)
+
+        with torch.enable_grad() if self.differentiates else nullcontext():
+            proposal = _proposal(self.guide) if guide else None
+            return record(recorder, handle, proposal, self.model, predictive=predictive)
+
+    def dream(self, batch: Batch, values: Mapping[str, Any] | None = None) -> Dream:
         """(the batch as the model draws it, its sites' values, their terms), given some values. Call inside a session."""
         with torch.no_grad():
             run = self.run(batch, values, predictive=True, guide=False)
-        given = dreamt(batch, run, lambda value, like: value.to(like.dtype))
-        return given, {**run.records, **run.values}, run.terms
+        return dreamt(batch, run, lambda value, like: value.to(like.dtype))
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         """A portable function of arrays under the trained parameters. Call inside a session."""
-        with torch.no_grad(), Recorder(role="model", run=Run(), batch=Batch(), param=self._param):
+        recorder = Recorder(library, "model", Run(), Batch(), _noise)
+        with torch.no_grad(), Handler(recorder, self._param):
             return function(*args)
+
+
+def _noise(site: str, like: Tensor) -> Tensor:
+    return torch.rand_like(like)
 
 
 def _proposal(guide: Any) -> Any:
@@ -434,27 +434,6 @@ def _proposal(guide: Any) -> Any:
     if isinstance(guide, GuideMessenger):
         return poutine.block(guide, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
     return guide
-
-
-def _inside(name: str, constraint: Any, value: Tensor) -> Tensor:
-    """An initial value, on a simplex scaled to sum to one as Pyro does it.
-
-    Raises:
-        ProgramError: it does not satisfy the constraint.
-    """
-    bare = constraint
-    while isinstance(bare, constraints.independent):
-        bare = bare.base_constraint
-    if bare is constraints.simplex and bool((value > 0).all() & value.isfinite().all()):
-        return value / value.sum(-1, keepdim=True)
-    fits = constraint.check(value)
-    if not bool(fits.all()):
-        index = tuple(int(i) for i in (~fits).nonzero()[0])
-        raise ProgramError(
-            f"param '{name}': expected an initial value in {constraint}; got {value[index].tolist()} at index {index}. "
-            "Start it inside its constraint."
-        )
-    return value
 
 
 class _Differentiation(TorchFunctionMode):
@@ -513,7 +492,7 @@ def _remembered() -> Iterator[None]:
 def _own_random_state(seed: int) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+        with kept_random_state():
             pyro.set_rng_seed(seed)
             yield
     finally:
