@@ -19,23 +19,7 @@ if TYPE_CHECKING:  # what stands above the backends, whose functions are given i
     from ppl_gen.estimators.plan import Plan
 
 
-class Shaped(Protocol):
-    """What these texts ask of the backend's own arrays."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-
-    def __neg__(self) -> Any: ...
-    def __mul__(self, other: Any, /) -> Any: ...
-    def __truediv__(self, other: Any, /) -> Any: ...
-
-
-A = TypeVar("A", bound=Shaped)
+A = TypeVar("A", bound=Array)  # of one backend
 
 # -- the library: sample statements and distributions ---------------------------------------------------------------
 

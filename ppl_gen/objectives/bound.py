@@ -29,7 +29,7 @@ class Loss(NamedTuple):
 
     surrogate: Array
     value: Array
-    averages: dict[str, Arrays]
+    averages: Mapping[str, Arrays]
     buffers: dict[str, Any]
 
 
@@ -123,8 +123,8 @@ class Bound(ABC):
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """Evaluate on ``plan.num_particles`` draws.
 
@@ -162,8 +162,8 @@ class Bound(ABC):
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
         *,
         alone: bool,
     ) -> Part:

@@ -42,8 +42,8 @@ class Exact:
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """See `Bound.__call__`."""
         run = summed(xp, run, plan.facts)
@@ -65,8 +65,8 @@ class Rarest(Exact):
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """See `Bound.__call__`."""
         one = run(keys[0], {}, list(plan))
