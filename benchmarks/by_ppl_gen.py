@@ -26,11 +26,12 @@ class Contender:
         run_length: int,
         compile: Any = "auto",
         baselines: bool = True,
+        device: str = "cpu",
     ) -> None:
         built = {"vae": models.VAE(PIXELS, 20, (400,)), "belief_net": models.SigmoidBeliefNet(PIXELS, (200, 200))}
         self._model, self._x, self._batch = built[workload.name], x, workload.batch
         self.how = ""
-        self._options = {"backend": backend, "seed": seed, "steps": run_length, "compile": compile}
+        self._options = {"backend": backend, "seed": seed, "steps": run_length, "compile": compile, "device": device}
         if not baselines:
             self._options["estimators"] = {"*": estimators.Score(baseline=estimators.Constant(0.0))}
 

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 
 from programs import PROGRAMS, Case
 
-from ppl_gen.evaluate.measure import Measured, best_plan, measure, trials, with_plan
-from ppl_gen.infer.verbs import read
+from ppl_gen.evaluate.measure import Measured, measure
+from ppl_gen.evaluate.selection import best_plan, trials
+from ppl_gen.infer.reading import read
 from ppl_gen.objectives import ELBO
+from ppl_gen.training.prepare import with_plan
 
 
 def main(argv: Sequence[str] | None = None) -> None:

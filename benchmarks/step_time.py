@@ -14,8 +14,9 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any, Protocol
 
@@ -28,6 +29,27 @@ class Contender(Protocol):
     def run(self, warm: int, steps: int) -> tuple[float, float, float]:
         """(seconds before the first timed step, seconds per step, loss per row in nats), from new weights."""
         ...
+
+
+@dataclass
+class Placed:
+    """A contender of torch's that runs on a device."""
+
+    build: Callable[[], Contender]
+    device: str
+
+    def __post_init__(self) -> None:
+        """Build it there."""
+        import torch
+
+        self._place = torch.device(self.device)
+        with self._place:
+            self._contender = self.build()
+
+    def run(self, warm: int, steps: int) -> tuple[float, float, float]:
+        """See `Contender`."""
+        with self._place:
+            return self._contender.run(warm, steps)
 
 
 @dataclass
@@ -52,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parse(argv)
     prepare_threads(options.threads)
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"  # else it takes a GPU where it sees one
     import workloads
 
     print(header(options), flush=True)
@@ -81,6 +105,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 1)), help="default: OMP_NUM_THREADS or 1"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where all contenders run (default: cpu)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batches", type=int, default=100, help="batches in one pass over the data (default: 100)")
     parser.add_argument("--quick", action="store_true", help="one round of a few steps, to see that all runs")
@@ -103,25 +130,26 @@ def contenders(workload: Any, x: Any, options: argparse.Namespace) -> list[Row]:
     import by_ppl_gen
 
     rows, length = [], options.run_length
-    common = (workload, x, options.seed)
+    common, ours = (workload, x, options.seed), {"device": options.device}
     if "torch" in options.backend:
         import by_pyro
         import by_torch
         import torch
 
         torch.set_num_threads(options.threads)
-        rows.append(Row("torch", OURS, by_ppl_gen.Contender(*common, "torch", length)))
-        rows.append(Row("torch", f"{OURS}, compile=False", by_ppl_gen.Contender(*common, "torch", length, False)))
-        rows.append(Row("torch", f"Pyro SVI, {elbo(workload.name)}", by_pyro.Contender(*common)))
-        rows.append(Row("torch", "by hand, eager", by_torch.Contender(*common)))
+        rows.append(Row("torch", OURS, by_ppl_gen.Contender(*common, "torch", length, **ours)))
+        eager = by_ppl_gen.Contender(*common, "torch", length, False, **ours)
+        rows.append(Row("torch", f"{OURS}, compile=False", eager))
+        for name, kind in ((f"Pyro SVI, {elbo(workload.name)}", by_pyro), ("by hand, eager", by_torch)):
+            rows.append(Row("torch", name, Placed(partial(kind.Contender, *common), options.device)))
     if "jax" in options.backend:
         import by_jax
         import by_numpyro
 
         note = ", no baselines" if workload.name == "belief_net" else ""
-        rows.append(Row("jax", OURS, by_ppl_gen.Contender(*common, "jax", length)))
+        rows.append(Row("jax", OURS, by_ppl_gen.Contender(*common, "jax", length, **ours)))
         if note:  # the same work as NumPyro's
-            bare = by_ppl_gen.Contender(*common, "jax", length, baselines=False)
+            bare = by_ppl_gen.Contender(*common, "jax", length, baselines=False, **ours)
             rows.append(Row("jax", f"{OURS}{note}", bare))
         rows.append(Row("jax", f"NumPyro SVI, {elbo(workload.name)}{note}", by_numpyro.Contender(*common)))
         rows.append(Row("jax", "by hand, jitted scan", by_jax.Contender(*common)))
@@ -133,14 +161,26 @@ def elbo(workload: str) -> str:
     return "Trace_ELBO" if workload == "vae" else "TraceGraph_ELBO"
 
 
+def gpu_name(backends: Sequence[str]) -> str:
+    """What the device is called."""
+    if "torch" in backends:
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    import jax
+
+    return str(jax.devices()[0].device_kind)
+
+
 def header(options: argparse.Namespace) -> str:
     """When, where and with what."""
     packages = ["numpy"] + ["torch", "pyro-ppl"] * ("torch" in options.backend)
     packages += ["jax", "numpyro", "optax"] * ("jax" in options.backend)
+    where = "CPU only" if options.device == "cpu" else gpu_name(options.backend)
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     return "\n".join(
         [
-            f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, CPU only",
+            f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {where}",
             f"Python {platform.python_version()}, {versions}",
             f"threads {options.threads} (OMP_NUM_THREADS, torch, XLA), seed {options.seed}",
             f"{options.rounds} rounds of {options.steps} steps, runs of {options.run_length} steps, Adam, float32",

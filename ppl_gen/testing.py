@@ -18,7 +18,8 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator
 from ppl_gen.estimators.base import Start
 from ppl_gen.evaluate.measure import exact_gradient, measure
-from ppl_gen.infer.verbs import plan, read
+from ppl_gen.infer.reading import read
+from ppl_gen.infer.verbs import plan
 from ppl_gen.language import dist, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
 from ppl_gen.program import Array, Facts, Site

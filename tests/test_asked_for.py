@@ -162,7 +162,7 @@ def proposal(y: Any) -> None:
 def test_a_key_is_a_seed(backend: str) -> None:
     """An old or a new one of n means n; keys that were split off differ."""
     split = jax.random.split(jax.random.key(5))
-    seeds = [5, jax.random.key(5), jax.random.PRNGKey(5), np.int64(5), split[0], split[1]]
+    seeds: list[Any] = [5, jax.random.key(5), jax.random.PRNGKey(5), np.int64(5), split[0], split[1]]
     fits = [infer.fit(bayes, proposal, Y, steps=2, backend=backend, compile=False, seed=seed) for seed in seeds]
     for fit in fits[1:4]:
         np.testing.assert_array_equal(fit.losses, fits[0].losses)

@@ -16,7 +16,7 @@ numpyro = pytest.importorskip("numpyro")
 from numpyro import distributions as dist  # noqa: E402
 
 from ppl_gen import infer  # noqa: E402
-from ppl_gen.backends.held import changed, state  # noqa: E402
+from ppl_gen.backends.values import changed, state  # noqa: E402
 
 X = np.float32(0.7)
 GLOBAL = {"shift": 0.0}

@@ -16,11 +16,14 @@ from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.estimators import Baseline, Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.evaluate import measure as measuring
-from ppl_gen.evaluate.measure import Measured, best_plan, evaluations, seldom_better, trials, worth_it
+from ppl_gen.evaluate.measure import Measured, evaluations
+from ppl_gen.evaluate.rare import seldom_better
 from ppl_gen.evaluate.relative import relative
-from ppl_gen.infer.verbs import read
+from ppl_gen.evaluate.selection import NO_VARIANCE, SAMPLES, best_plan, trials, worth_it
+from ppl_gen.infer.reading import read
 from ppl_gen.objectives import ELBO, ImportanceWeighted, Renyi, WakeSleep
 from ppl_gen.objectives.exact import Exact
+from ppl_gen.training.prepare import with_plan
 from ppl_gen.training.trajectory import LENGTH, trajectory
 from tests import reference
 from tests.nightly import nightly
@@ -111,7 +114,7 @@ def test_plans_are_those_of_the_objective(backend: str) -> None:
         infer.check(small_net, small_guide, BITS, objective=WakeSleep(), backend=backend)
     for verb in (infer.plan, infer.check):
         with pytest.raises(TypeError, match="objective: expected an instance"):
-            verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)
+            verb(case.model, case.guide, case.data, objective=ELBO, backend=backend)  # type: ignore[arg-type]
 
 
 @pytest.mark.nightly
@@ -123,8 +126,8 @@ def test_the_best_plan_is_no_worse_than_any_one_estimator(name: str) -> None:
     best = best_plan(prepared, batch, {}, 0, ELBO())
 
     def work(plan: Any) -> float:
-        found = measuring.measure(measuring.with_plan(prepared, plan, 0), batch, measuring.SAMPLES, 0, ELBO())
-        return max(found.variance, measuring.NO_VARIANCE) * found.cost
+        found = measuring.measure(with_plan(prepared, plan, 0), batch, SAMPLES, 0, ELBO())
+        return max(found.variance, NO_VARIANCE) * found.cost
 
     singles = {label: work(plan) for label, plan in trials(prepared, {}).items()}
     assert len(singles) > 3 and max(singles.values()) > 1.2 * min(singles.values())

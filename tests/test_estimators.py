@@ -27,8 +27,9 @@ from ppl_gen.estimators import (
 )
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.estimators.relaxed import fold
-from ppl_gen.evaluate.measure import candidates, measure
-from ppl_gen.infer.verbs import read
+from ppl_gen.evaluate.measure import measure
+from ppl_gen.evaluate.selection import candidates
+from ppl_gen.infer.reading import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.testing import BOUND
 from tests.nightly import grid, nightly

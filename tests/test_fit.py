@@ -190,7 +190,7 @@ def test_batches_estimate_the_loss_of_all_rows(backend: str) -> None:
 def test_the_smaller_last_batch_is_used_and_scaled(backend: str) -> None:
     sizes: list[int] = []
     fit = infer.fit(likelihood, data=Y, backend=backend, steps=4, batch_size=20, learning_rate=1e-12)
-    table = fit._source
+    table: Any = fit._source
     sizes = [len(table.rows(step)) for step in range(4)]
     assert sizes == [20, 10, 20, 10]
     whole = infer.fit(likelihood, data=Y, backend=backend, steps=1, learning_rate=1e-12).losses[0]

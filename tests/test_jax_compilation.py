@@ -217,12 +217,17 @@ for device in ("auto", "cpu:1"):
     assert {array.device for array in fit._source.arrays} == places
     assert fit.device == ("cpu" if device == "auto" else device)
     fit.posterior(y, 2)
-try:
-    infer.fit(model, guide, y, device="cpu:7")
-except ValueError as error:
-    assert "expected 'auto' or one of cpu:0, cpu:1; got 'cpu:7'" in str(error), error
-else:
-    raise AssertionError
+from ppl_gen.infer.reading import read
+prepared, batch = read(model, guide, y, None, None, device="cpu:1")
+assert {batch.args[0].device} == places and prepared.program.device == "cpu:1"
+assert infer.gradient(model, guide, y, device="cpu:1")["loc"] == infer.gradient(model, guide, y, device="cpu")["loc"]
+for verb in (infer.fit, infer.plan, infer.gradient, infer.check):
+    try:
+        verb(model, guide, y, device="cpu:7")
+    except ValueError as error:
+        assert "expected 'auto' or one of cpu:0, cpu:1; got 'cpu:7'" in str(error), error
+    else:
+        raise AssertionError
 """
 
 

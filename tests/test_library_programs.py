@@ -538,7 +538,7 @@ def test_a_trial_run_leaves_a_guides_own_caches_alone() -> None:
 
 
 def test_the_contents_of_a_programs_objects_are_given_back() -> None:
-    from ppl_gen.backends.held import as_they_were
+    from ppl_gen.backends.restore import as_they_were
 
     class Counter:
         def __init__(self) -> None:

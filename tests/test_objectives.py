@@ -20,7 +20,7 @@ import torch
 from ppl_gen import infer, models
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, DisArm, Enumerate, Estimator, LeaveOneOut, MeasureValued, Score
-from ppl_gen.infer.verbs import read
+from ppl_gen.infer.reading import read
 from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import (
     ELBO,
@@ -373,7 +373,7 @@ def test_minibatches_and_a_global_latent_are_refused(backend: str) -> None:
 def test_an_objective_is_an_instance() -> None:
     case = CASES["bernoulli"]
     with pytest.raises(TypeError, match="instance such as ELBO"):
-        infer.gradient(case.model, case.guide, case.data, objective=ImportanceWeighted)
+        infer.gradient(case.model, case.guide, case.data, objective=ImportanceWeighted)  # type: ignore[arg-type]
 
 
 # -- options of the ELBO -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ppl_gen import estimators as es
 from ppl_gen import infer
 from ppl_gen.estimators import Estimator, make_plan
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.verbs import read
+from ppl_gen.infer.reading import read
 from ppl_gen.language import dist, factor, param, sample, xp
 from ppl_gen.objectives import ELBO, Bound, ImportanceWeighted, Renyi
 from ppl_gen.training.batches import Table

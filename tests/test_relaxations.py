@@ -27,8 +27,9 @@ from ppl_gen.estimators import (
     Score,
     StraightThrough,
 )
-from ppl_gen.evaluate.measure import candidates, measure
-from ppl_gen.infer.verbs import read
+from ppl_gen.evaluate.measure import measure
+from ppl_gen.evaluate.selection import candidates
+from ppl_gen.infer.reading import read
 from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import ELBO, ImportanceWeighted
 from ppl_gen.testing import BOUND, z_scores

@@ -15,7 +15,7 @@ import torch
 from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.evaluate.measure import _warmed
-from ppl_gen.infer.verbs import read
+from ppl_gen.infer.reading import read
 from ppl_gen.language import dist, param, plate, sample, xp
 from ppl_gen.objectives import ELBO, ImportanceWeighted
 

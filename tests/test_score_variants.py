@@ -19,7 +19,7 @@ from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, MeasureValued, Optimal, Score
 from ppl_gen.evaluate.measure import measure
-from ppl_gen.infer.verbs import read
+from ppl_gen.infer.reading import read
 from ppl_gen.language import dist, factor, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
 from ppl_gen.testing import BOUND, z_scores

@@ -24,7 +24,7 @@ from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import DisArm, Enumerate, Pathwise
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.verbs import read
+from ppl_gen.infer.reading import read
 from ppl_gen.objectives import ELBO
 from ppl_gen.training.batches import Table
 from ppl_gen.training.prepare import under

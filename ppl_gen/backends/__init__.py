@@ -10,9 +10,10 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from ppl_gen import language
+from ppl_gen.backends.interface import Backend
 from ppl_gen.backends.turns import turn
 
 LIBRARIES = {"torch": "pyro", "jax": "numpyro"}
@@ -40,7 +41,7 @@ def _findable(library: str) -> bool:
         return False
 
 
-def get(name: str) -> Any:
+def get(name: str) -> Backend:
     """The backend module.
 
     Raises:
@@ -54,7 +55,7 @@ def get(name: str) -> Any:
             f"backend '{name}': expected {name} and {LIBRARIES[name]} to be installed; at least one is not. "
             f"Install them with: pip install 'ppl_gen[{name}]'."
         )
-    return importlib.import_module(f"ppl_gen.backends.{name}")
+    return cast(Backend, importlib.import_module(f"ppl_gen.backends.{name}"))
 
 
 def default() -> str:
@@ -67,7 +68,7 @@ def default() -> str:
     )
 
 
-def detect(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def detect(model: object, guide: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The backend a program is written for: by its objects, its first statement, its names, its arrays."""
     for program in (model, guide):
         owner = _owner(program)
@@ -88,7 +89,7 @@ def detect(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return default()
 
 
-def _owner(thing: Any) -> str | None:
+def _owner(thing: object) -> str | None:
     """The backend whose class `thing` is an instance of, by the modules of its bases."""
     for base in type(thing).__mro__:
         root = base.__module__.split(".")[0]
@@ -127,7 +128,7 @@ class _Portable:
         raise Noticed("portable")
 
 
-def _named(program: Any) -> str | None:
+def _named(program: object) -> str | None:
     """The backend among the global names a function uses."""
     code, names = getattr(program, "__code__", None), getattr(program, "__globals__", {})
     for name in code.co_names if code else ():

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ppl_gen.elimination.sums import is_summed
 from ppl_gen.errors import NonFinite, ProgramError
@@ -95,11 +96,7 @@ def check_value(
         support: in words.
         checked: whether an observation outside the support is an error; the user may have let it pass.
     """
-    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-        raise ProgramError(
-            f"{where}: expected finite observations; got {value[index]} at index {index}. Remove, impute or mask such rows."
-        )
+    _check_finite(where, value)
     outside = ~np.broadcast_to(np.asarray(inside, dtype=bool), np.shape(inside))
     if not outside.any():
         return []
@@ -115,7 +112,16 @@ def check_value(
     )
 
 
-def is_scaled(scale: Any, plates: Iterable[tuple[int, int]]) -> bool:
+def _check_finite(where: str, value: np.ndarray) -> None:
+    """Raise on an observation that is NaN or infinite."""
+    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        raise ProgramError(
+            f"{where}: expected finite observations; got {value[index]} at index {index}. Remove, impute or mask such rows."
+        )
+
+
+def is_scaled(scale: ArrayLike, plates: Iterable[tuple[int, int]]) -> bool:
     """Whether a density's scale is more than its plates' (full size, size)."""
     expected = np.prod([full / size for full, size in plates])
     return not np.allclose(np.asarray(scale, dtype=float), expected, rtol=1e-5)
@@ -149,28 +155,31 @@ def check_match(sites: Mapping[Term, Site]) -> None:
     for (role, name), site in sites.items():
         check_normalized(site)
         if role == "guide" and not site.observed and not site.auxiliary:
-            if ("model", name) not in sites:
-                raise ProgramError(
-                    f"site '{name}' ({site.distribution}): expected a site of this name in the model too; got it in the guide only. "
-                    "Rename it, or mark it infer={'is_auxiliary': True}."
-                )
-            if sites["model", name].observed:
-                raise ProgramError(
-                    f"site '{name}' ({site.distribution}): expected a latent of the model; the model observes it. "
-                    "Remove it from the guide."
-                )
-            proposed, expected = _whole_shape(site), _whole_shape(sites["model", name])
-            if proposed != expected:
-                raise ProgramError(
-                    f"site '{name}' ({site.distribution}): expected a proposal of the shape it has in the model, {expected}; got "
-                    f"{proposed}. Give both the same plates and sizes."
-                )
+            _check_proposal(site, sites.get(("model", name)))
         if role == "model" and not site.observed and ("guide", name) not in sites and not is_summed(site, sites):
             kind = "a discrete latent" if site.support != "real" else "a latent"
             raise ProgramError(
                 f"site '{name}' ({site.distribution}): expected {kind} to be in the guide too; got it in the model only. "
                 f"Add a site '{name}' to the guide, or observe it in the model."
             )
+
+
+def _check_proposal(site: Site, prior: Site | None) -> None:
+    """Raise unless a site of the guide proposes a latent of the model, in its shape."""
+    where = f"site '{site.name}' ({site.distribution})"
+    if prior is None:
+        raise ProgramError(
+            f"{where}: expected a site of this name in the model too; got it in the guide only. "
+            "Rename it, or mark it infer={'is_auxiliary': True}."
+        )
+    if prior.observed:
+        raise ProgramError(f"{where}: expected a latent of the model; the model observes it. Remove it from the guide.")
+    proposed, expected = _whole_shape(site), _whole_shape(prior)
+    if proposed != expected:
+        raise ProgramError(
+            f"{where}: expected a proposal of the shape it has in the model, {expected}; got "
+            f"{proposed}. Give both the same plates and sizes."
+        )
 
 
 def _whole_shape(site: Site) -> Shape:

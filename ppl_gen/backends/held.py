@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from collections.abc import Iterator, Sequence
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 LONGEST = 1000  # of a container that is gone through: longer ones are data
-DEEPEST = 4  # objects and containers inside one another, of which the plain values are looked at
-PLAIN = int | float | str | bool | None
 _INSTALLED = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
 CALLED = (functools.partial, MethodType, FunctionType)
 
 
-def held(thing: Any, leaves: type | tuple[type, ...], seen: set[int] | None = None) -> Iterator[Any]:
+def held(thing: object, leaves: type | tuple[type, ...], seen: set[int] | None = None) -> Iterator[Any]:
     """What the functions inside a distribution hold: the contents of closures, defaults, partials and methods, each once.
 
     Args:
@@ -38,91 +34,12 @@ def held(thing: Any, leaves: type | tuple[type, ...], seen: set[int] | None = No
         yield from held(part, leaves, seen)
 
 
-@contextmanager
-def as_they_were(*programs: Any) -> Iterator[None]:
-    """Afterwards the programs' own objects hold what they held before, whatever a run in between set up in them.
-
-    The attributes of objects are given back, and the contents of the containers among these; arrays are left alone.
-    """
-    before = [(own, _contents(own)) for thing in _objects(programs) for own in _containers(thing)]
-    try:
-        yield
-    finally:
-        for container, contents in before:
-            _refill(container, contents)
-
-
-def instances(kinds: tuple[type, ...], *programs: Any) -> list[Any]:
+def instances(kinds: tuple[type, ...], *programs: object) -> list[Any]:
     """The objects of these classes inside of programs, the programs among them."""
-    return [thing for thing in _objects(programs) if isinstance(thing, kinds)]
+    return [thing for thing in objects(programs) if isinstance(thing, kinds)]
 
 
-def numbers(*programs: Any) -> dict[str, float]:
-    """The plain numbers that programs keep in their objects, closures and globals, by name: what a run may count in."""
-    return {name: value for name, value in state(*programs).items() if type(value) in (int, float)}
-
-
-def state(*programs: Any) -> dict[str, Any]:
-    """The plain values and arrays that programs read from objects, closures and globals, by name: ``st['b']``, ``Model.n``.
-
-    Small arrays of NumPy's, which can be written to, are copies. Of objects only what some function of the programs names.
-    """
-    found: dict[str, Any] = {}
-    things = _reached(programs)
-    functions = list(_functions(things))
-    words = {name for function in functions for name in _words(function.__code__)}
-    for thing in things:
-        owner = thing.__self__ if isinstance(thing, MethodType) else thing
-        if not isinstance(owner, CALLED):
-            _note(type(owner).__name__, owner, words, found, set())
-    for function in functions:
-        if _is_librarys(function):
-            continue
-        code, known = function.__code__, function.__globals__
-        named = dict(zip(code.co_freevars, map(_content, function.__closure__ or ()), strict=True))
-        named |= {name: known[name] for name in _words(code) if name in known}
-        for name, value in named.items():
-            if not isinstance(value, CALLED):
-                _note(name, value, words, found, set())
-    return found
-
-
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Names of what is another value now, or gone from a container that was there; what is new does not count."""
-    return [name for name, value in before.items() if name not in after or not _alike(value, after[name])]
-
-
-def _alike(value: Any, other: Any) -> bool:
-    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(value, other, equal_nan=value.dtype.kind == "f")
-    if isinstance(value, PLAIN) and isinstance(other, PLAIN):
-        return value == other or (value != value and other != other)
-    return value is other
-
-
-def _note(name: str, value: Any, words: set[str], found: dict[str, Any], inside: set[int]) -> None:
-    """Put what is in `value` into `found`, by the way that leads to it; of a library's own objects only numbers."""
-    if isinstance(value, PLAIN):
-        found.setdefault(name, value)
-    elif isinstance(value, np.ndarray):
-        found.setdefault(name, value.copy() if value.size <= LONGEST else value)
-    elif hasattr(type(value), "dtype"):
-        if "Tracer" not in type(value).__name__:
-            found.setdefault(name, value)
-    elif id(value) in inside or isinstance(value, type) or len(inside) > DEEPEST:
-        return
-    elif isinstance(value, dict | list | tuple):
-        parts = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in list(parts)[:LONGEST]:
-            _note(f"{name}[{key!r}]", part, words, found, {*inside, id(value)})
-    elif hasattr(value, "__dict__"):
-        for key in words & vars(value).keys():
-            part = vars(value)[key]
-            if not _is_librarys(value) or (type(part) in (int, float) and not isinstance(value, ModuleType)):
-                _note(f"{name}.{key}", part, words, found, {*inside, id(value)})
-
-
-def _is_librarys(thing: Any) -> bool:
+def is_librarys(thing: object) -> bool:
     """Whether a function, module or object comes with Python or with an installed package."""
     if isinstance(thing, FunctionType):
         return thing.__code__.co_filename.startswith(_INSTALLED)
@@ -133,105 +50,86 @@ def _is_librarys(thing: Any) -> bool:
     return file.startswith(_INSTALLED) if file else getattr(module, "__name__", "") != "__main__"
 
 
-def _functions(things: list[Any]) -> Iterator[FunctionType]:
-    """The functions among things, and what these call: methods of the objects among them, functions of the user's."""
-    owners = {type(thing.__self__ if isinstance(thing, MethodType) else thing) for thing in things}
-    waiting, seen = [*things, *_methods(owners, {"__call__"})], set[int]()
-    while waiting:
-        function = waiting.pop(0)
-        if not isinstance(function, FunctionType) or id(function) in seen or len(seen) > LONGEST:
-            continue
-        seen.add(id(function))
-        yield function
-        words, known = _words(function.__code__), function.__globals__
-        waiting += _methods(owners, words)
-        if not _is_librarys(function):
-            waiting += [known[name] for name in words if name in known]
-
-
-def _methods(owners: set[type], names: set[str]) -> list[Any]:
-    """What classes define under these names, properties by their getters."""
-    found = [vars(kind)[name] for owner in owners for kind in owner.__mro__ for name in names & vars(kind).keys()]
-    return [getattr(one, "fget", None) or one for one in found]
-
-
-def _words(code: CodeType) -> set[str]:
+def words_of(code: CodeType) -> set[str]:
     """The names that a function's code takes from outside, and those of attributes; of functions inside it too."""
     inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    return {*code.co_names, *(name for one in inner for name in _words(one))}
+    return {*code.co_names, *(name for one in inner for name in words_of(one))}
 
 
-def _objects(programs: tuple[Any, ...]) -> list[Any]:
+def objects(programs: Sequence[object]) -> list[Any]:
     """Every object of a class that is no library's function or data, inside of programs."""
-    return [thing for thing in _reached(programs) if not isinstance(thing, CALLED)]
+    return [thing for thing in reached(programs) if not isinstance(thing, CALLED)]
 
 
-def _reached(programs: tuple[Any, ...]) -> list[Any]:
+def reached(programs: Sequence[object]) -> list[object]:
     """The same, and every function on the way."""
-    found: list[Any] = []
+    found: list[object] = []
 
-    def go(thing: Any) -> None:
+    def go(thing: object) -> None:
         if isinstance(thing, type | ModuleType) or any(thing is other for other in found) or len(found) > LONGEST:
             return
-        if isinstance(thing, CALLED):
-            found.append(thing)
-            for part in parts_of(thing):
-                if isinstance(part, CALLED) or _is_callable_object(part):
-                    go(part)
-        elif _is_callable_object(thing):
-            found.append(thing)
-            for value in list(vars(thing).values()):
-                values = (
-                    value.values()
-                    if isinstance(value, dict)
-                    else value
-                    if isinstance(value, list | tuple)
-                    else (value,)
-                )
-                for part in list(values)[:LONGEST]:
-                    if isinstance(part, CALLED) or _is_callable_object(part):
-                        go(part)
+        found.append(thing)
+        for part in parts_of(thing) if isinstance(thing, CALLED) else _attributes(thing):
+            if _leads_on(part):
+                go(part)
 
-    for program in programs:
+    for program in filter(_leads_on, programs):
         go(program)
     return found
 
 
-def _is_callable_object(thing: Any) -> bool:
+def _attributes(thing: object) -> Iterator[object]:
+    """An object's attributes, and what stands in those that are containers."""
+    for value in list(vars(thing).values()):
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        yield from list(values)[:LONGEST]
+
+
+def _leads_on(thing: object) -> bool:
+    return isinstance(thing, CALLED) or _is_callable_object(thing)
+
+
+def _is_callable_object(thing: object) -> bool:
     return callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__")
 
 
-def _containers(thing: Any) -> list[Any]:
-    own = vars(thing)
-    return [*(value for value in own.values() if isinstance(value, dict | list | set)), own]
-
-
-def _contents(container: Any) -> Any:
-    return dict(container) if isinstance(container, dict) else list(container)
-
-
-def _refill(container: Any, contents: Any) -> None:
-    container.clear()
-    container.extend(contents) if isinstance(container, list) else container.update(contents)
-
-
-def parts_of(thing: Any) -> list[Any]:
+def parts_of(thing: object) -> list[Any]:
     """What stands in a function, a container or an object."""
+    return [part for _, part in named_parts(thing)]
+
+
+def named_parts(thing: object) -> list[tuple[str, Any]]:
+    """The same, each with the name it has there; the empty one where it has none."""
     if isinstance(thing, functools.partial):
-        return [thing.func, *thing.args, *thing.keywords.values()]
+        return [("", thing.func), *(("", part) for part in thing.args), *thing.keywords.items()]
     if isinstance(thing, MethodType):
-        return [thing.__func__, thing.__self__]
+        return [("", thing.__func__), ("", thing.__self__)]
     if isinstance(thing, FunctionType):
-        given = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
-        return [*given, *filter(lambda content: content is not None, map(_content, thing.__closure__ or ()))]
-    if isinstance(thing, dict | list | tuple | set | frozenset):
-        parts = list(thing.values() if isinstance(thing, dict) else thing)
-        return parts if len(parts) <= LONGEST else []
-    return list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+        cells = zip(thing.__code__.co_freevars, map(content_of, thing.__closure__ or ()), strict=True)
+        given = [*(("", part) for part in thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).items()]
+        return [*given, *((name, part) for name, part in cells if part is not None)]
+    if isinstance(thing, dict):
+        return [(str(key), part) for key, part in thing.items()] if len(thing) <= LONGEST else []
+    if isinstance(thing, list | tuple | set | frozenset):
+        return [("", part) for part in thing] if len(thing) <= LONGEST else []
+    return list(vars(thing).items()) if hasattr(thing, "__dict__") else []
 
 
-def _content(cell: Any) -> Any:
+def globals_of(function: FunctionType) -> list[tuple[str, object]]:
+    """The global names that a user's function reads, with what they stand for."""
+    known = {} if is_librarys(function) else function.__globals__
+    return [(name, known[name]) for name in sorted(_global_names(function.__code__)) if name in known]
+
+
+def _global_names(code: CodeType) -> set[str]:
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    own = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return {*own, *(name for one in inner for name in _global_names(one))}
+
+
+def content_of(cell: CellType) -> Any:
+    """What a closure's cell holds; None where the name is not bound yet."""
     try:
         return cell.cell_contents
-    except ValueError:  # of a name that is not bound yet
+    except ValueError:
         return None

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from ppl_gen.backends.engine import Engine, Program
-from ppl_gen.program import Term
-from ppl_gen.program.arrays import Array
+from ppl_gen.backends.engine import Engine
+from ppl_gen.backends.engine import Program as Steppable
+from ppl_gen.program import Batch, Facts, Latent, Term
+from ppl_gen.program.arrays import Array, Namespace
 
-__all__ = [
-    "A",
-    "Distribution",
-    "Engine",
-    "Frame",
-    "Library",
-    "Message",
-    "Observer",
-    "Program",
-    "core_of",
-    "kind_of",
-]
+if TYPE_CHECKING:  # what stands above the backends, whose functions are given it
+    from ppl_gen.estimators.plan import Plan
 
 
 A = TypeVar("A", bound=Array)  # of one backend
@@ -215,3 +208,147 @@ def core_of(distribution: Any) -> Any:
 def kind_of(distribution: Distribution) -> str:
     """The distribution's name, as Pyro and the user know it."""
     return type(core_of(distribution)).__name__.removesuffix("Logits").removesuffix("Probs")
+
+
+# -- the backend: what a module such as `ppl_gen.backends.torch` offers to the verbs ---------------------------------
+
+Callback = Callable[..., Any]  # a user's own function: a model, a guide, what one of them calls
+PathLike = str | os.PathLike[str]
+Seed = int | np.integer[Any] | Array
+Data = Array | Iterable[Any] | Mapping[str, Any] | np.generic | float | None
+
+
+class Program(Steppable, Protocol):
+    """A model and a guide, what they learn, and a way to run them.
+
+    Attributes:
+        statements: names that come from `param` statements.
+        row_plates: plates that stand for the rows of the data; None where every term does.
+    """
+
+    statements: set[str]
+    row_plates: Collection[str] | None
+
+    def constrain(self, params: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Parameters in the space the program sees them."""
+
+    def module(self, name: str, params: Mapping[str, Any]) -> Any:
+        """The network registered under `name`."""
+
+    def unused_store(self) -> list[str]:
+        """The parameters for which the library's own store holds another value."""
+
+    def take_store(self) -> None:
+        """Start from the values of the library's own store."""
+
+    def write_back(self, params: Mapping[str, Any]) -> None:
+        """Let the user's own objects keep what was learned."""
+
+
+class MakeProgram(Protocol):
+    """The class of a backend's programs."""
+
+    def __call__(self, model: Callback, guide: Callback, *, seed: int = 0, device: str = "cpu") -> Program:
+        """Build one."""
+
+
+class Prepared(Protocol):
+    """A program that was read; see `ppl_gen.training.prepare.Prepared`."""
+
+    @property
+    def program(self) -> Program:
+        """The program."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+
+    def session(self, seed: int | None = None, *, train: bool = True) -> AbstractContextManager[None]:
+        """Inside, the program may run."""
+
+
+Sizes = dict[str, tuple[int, int]]  # plate -> (size, full size)
+Shapes = dict[str, tuple[int, ...]]
+Runs = Iterator[dict[str, dict[Any, np.ndarray]]]  # of each: values, terms and records
+
+
+class Backend(Protocol):
+    """One library's side of all that the verbs do."""
+
+    @property
+    def name(self) -> str:
+        """Name: "torch" or "jax"."""
+
+    @property
+    def xp(self) -> Namespace:
+        """The array namespace of portable programs."""
+
+    def array(self, value: object, device: str = "cpu") -> Any:
+        """Arrays of any library as its own, on the device; all else as it is."""
+
+    def to_numpy(self, value: object) -> Any:
+        """An array, wherever it is, as a NumPy array."""
+
+    def resolve_device(self, device: str) -> str:
+        """The device meant."""
+
+    def held_elsewhere(self, device: str, *programs: Callback | None) -> list[str]:
+        """The arrays that programs hold on another device and that are not moved, in words."""
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Inside, the user's own loader makes arrays where it would outside of a session."""
+
+    def read(self, program: Program, batch: Batch) -> Facts:
+        """Everything the plan needs to know."""
+
+    def survey(self, program: Program, batch: Batch, *, guide: bool) -> tuple[Sizes, list[Latent], Shapes]:
+        """(plates, the model's latents, shapes of what it observes)."""
+
+    def relabelled(self, prepared: Prepared, state: object, batch: Batch) -> Facts:
+        """The facts as they are on this batch, as far as masks and scales go."""
+
+    def draw(
+        self,
+        prepared: Prepared,
+        state: object,
+        batch: Batch,
+        num_samples: int,
+        seed: int,
+        *,
+        guide: bool = True,
+        predictive: bool = False,
+    ) -> Runs:
+        """Independent runs of the trained program."""
+
+    def dream(
+        self, program: Program, batch: Batch, seed: int, values: Mapping[str, Any]
+    ) -> tuple[Batch, dict[str, Any], dict[Term, np.ndarray]]:
+        """The batch as the model draws it, its sites' values and terms."""
+
+    def redraw(self, program: Program, batch: Batch, seed: int) -> Batch:
+        """The batch with what the model draws where it observes an argument."""
+
+    def is_finite(self, program: Program, batch: Batch) -> bool:
+        """Whether every term of one run is finite."""
+
+    def set_params(self, program: Program, params: Mapping[str, Any]) -> None:
+        """Start from these unconstrained values."""
+
+    def host_function(self, prepared: Prepared, state: object, function: Callback) -> Callable[..., np.ndarray]:
+        """A portable function under the trained parameters, of NumPy arrays."""
+
+    def optimizer_name(self, optimizer: object) -> str:
+        """What an optimizer is called."""
+
+    def on_any_statement(self, call: Callable[[str | None], None]) -> AbstractContextManager[None]:
+        """Call at the first sign of any statement of its library."""
+
+    # Last, as these are the names of types.
+
+    @property
+    def Engine(self) -> Callable[[Program, Facts, bool | str, int], Engine[Any]]:  # noqa: N802
+        """The class of its engines, made from (program, facts, compile, steps of the run)."""
+
+    @property
+    def Program(self) -> MakeProgram:  # noqa: N802
+        """The class of its programs."""

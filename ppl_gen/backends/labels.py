@@ -52,7 +52,7 @@ def alike(one: Mask, other: Mask) -> bool:
         return False
 
 
-def is_computed(distribution: Any, value: Any, to_host: ToHost) -> bool:
+def is_computed(distribution: Any, value: object, to_host: ToHost) -> bool:
     """Whether a site is a point mass on its very value, of no log density where it counts."""
     point = distribution
     while type(point).__name__ in ("MaskedDistribution", "Independent", "ExpandedDistribution"):
@@ -63,7 +63,7 @@ def is_computed(distribution: Any, value: Any, to_host: ToHost) -> bool:
     return not (log_density.any() and mask_of(distribution, to_host).counts.any())
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """Whether two arrays are one, or views of one."""
     if one is other:
         return True

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.program.arrays import Array
+
 
 class DefaultRate(float):
     """The learning rate that is taken where none was asked for; an optimizer's own comes before it."""
@@ -15,7 +17,7 @@ class DefaultRate(float):
 DEFAULT_RATE = DefaultRate(1e-3)
 
 
-def check_rate(rate: Any) -> float:
+def check_rate(rate: float | Array) -> float:
     """The rate, once it is known to be one.
 
     Raises:
@@ -35,7 +37,7 @@ def check_rate(rate: Any) -> float:
     return float(rate)
 
 
-def settle_rate(optimizer: str, own: Any, rate: float) -> Any:
+def settle_rate(optimizer: str, own: object, rate: float) -> Any:
     """The rate of an optimizer that has one of its own.
 
     Args:

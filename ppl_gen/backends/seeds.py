@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import SupportsInt, cast
 
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.backends.interface import Seed
 
 MOST = 2**32  # the host's own random state takes no more
 
 
-def as_seed(seed: Any) -> int:
+def as_seed(seed: Seed) -> int:
     """A whole number for a seed.
 
     Args:
@@ -31,7 +32,7 @@ def as_seed(seed: Any) -> int:
     if kind == "uint32" and shape in ((2,), (4,)):
         return _of_words(np.asarray(seed))
     if shape == () and kind.removeprefix("torch.").startswith(("int", "uint")):
-        return _checked(int(seed))
+        return _checked(int(cast(SupportsInt, seed)))
     raise TypeError(f"seed: expected a whole number or one JAX key; got {seed!r}. Pass a number such as 0.")
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Kind = Literal["exact", "lower_bound", "upper_bound", "estimate"]
+Index = int | slice | NDArray[Any] | list[int] | tuple[Any, ...] | None
 _RELATION = {"exact": "=", "lower_bound": ">=", "upper_bound": "<=", "estimate": "~"}
 
 
@@ -72,7 +73,7 @@ class LogProb:
             raise TypeError("LogProb: expected one value per row for len(); got a single value. Use float().")
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> LogProb:
+    def __getitem__(self, index: Index) -> LogProb:
         return self._like(self.value[index], self.standard_error[index])
 
     def __float__(self) -> float:
@@ -80,29 +81,29 @@ class LogProb:
             raise TypeError(f"LogProb: expected one value for float(); got shape {self.shape}. Use .mean() or .value.")
         return float(self.value.reshape(()))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.value, dtype=dtype)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: LogProb | ArrayLike) -> Any:
         """Difference in nats: a plain array (or number), for a difference of bounds is none."""
         return (self.value - self._alike(other, "subtract"))[()]
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: LogProb | ArrayLike) -> Any:
         return (self._alike(other, "subtract") - self.value)[()]
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: LogProb | ArrayLike) -> Any:
         return (self.value < self._alike(other, "compare"))[()]
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: LogProb | ArrayLike) -> Any:
         return (self.value <= self._alike(other, "compare"))[()]
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: LogProb | ArrayLike) -> Any:
         return (self.value > self._alike(other, "compare"))[()]
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: LogProb | ArrayLike) -> Any:
         return (self.value >= self._alike(other, "compare"))[()]
 
-    def _alike(self, other: Any, verb: str) -> NDArray[np.float64]:
+    def _alike(self, other: LogProb | ArrayLike, verb: str) -> NDArray[np.float64]:
         """The other's values, once it is known that the two may be held against each other."""
         if not isinstance(other, LogProb):
             return np.asarray(other, dtype=np.float64)

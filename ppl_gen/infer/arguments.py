@@ -5,13 +5,13 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ppl_gen import backends
 from ppl_gen.training.batches import is_numbers
 
 
-def check_program(model: Any, guide: Any, data: Any, backend: str | None = None) -> None:
+def check_program(model: object, guide: object, data: object, backend: str | None = None) -> None:
     """Raise unless model and guide are programs, data are data, and the backend is there, if one is asked for.
 
     Raises:
@@ -21,11 +21,21 @@ def check_program(model: Any, guide: Any, data: Any, backend: str | None = None)
     """
     if backend is not None:
         backends.get(backend)
+    _check_model(model)
+    _check_guide(guide)
+    check_form(data)
+
+
+def _check_model(model: object) -> None:
     if not callable(model):
         raise TypeError(
             f"model: expected a program, which is a function with sample statements, or a model from ppl_gen.models; got "
             f"{_said(model)}. Pass the function itself."
         )
+    _check_built("model", model)
+
+
+def _check_guide(guide: object) -> None:
     if _is_data(guide) and not callable(guide):
         raise TypeError(
             f"guide: expected a program that proposes the latents, or None; got {_said(guide)}, which looks like data. Pass it "
@@ -35,16 +45,18 @@ def check_program(model: Any, guide: Any, data: Any, backend: str | None = None)
         raise TypeError(
             f"guide: expected a program that proposes the latents, or None; got {_said(guide)}. Pass a function, or leave it out."
         )
-    for what, program in (("model", model), ("guide", guide)):
-        if isinstance(program, type):
-            raise TypeError(
-                f"{what}: expected a program or a built object; got the class {program.__name__}. Build one first: "
-                f"{program.__name__}(...)."
-            )
-    check_form(data)
+    _check_built("guide", guide)
 
 
-def check_form(data: Any, where: str = "data") -> None:
+def _check_built(what: str, program: object) -> None:
+    if isinstance(program, type):
+        raise TypeError(
+            f"{what}: expected a program or a built object; got the class {program.__name__}. Build one first: "
+            f"{program.__name__}(...)."
+        )
+
+
+def check_form(data: object, where: str = "data") -> None:
     """Raise where data are a text, a program, or bare numbers in a list.
 
     Raises:
@@ -61,12 +73,12 @@ def check_form(data: Any, where: str = "data") -> None:
         )
 
 
-def _is_data(value: Any) -> bool:
+def _is_data(value: object) -> bool:
     arrays = hasattr(value, "shape") or hasattr(value, "columns")
     return arrays or isinstance(value, list | tuple | Mapping) or type(value).__name__ == "DataLoader"
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     """A thing in few words."""
     shape = getattr(value, "shape", None)
     if value is None:
@@ -75,7 +87,13 @@ def _said(value: Any) -> str:
 
 
 def check_options(
-    steps: Any, batch_size: Any, compile: Any, patience: Any, validation: Any, callbacks: Any, checkpoint: Any
+    steps: object,
+    batch_size: object,
+    compile: object,
+    patience: object,
+    validation: object,
+    callbacks: object,
+    checkpoint: object,
 ) -> list[Callable[..., Any]]:
     """The callbacks, once every option is of its kind.
 
@@ -89,14 +107,23 @@ def check_options(
         raise TypeError(f"batch_size: expected a whole number of rows, or None; got {batch_size!r}.")
     if not (compile == "auto" or isinstance(compile, bool)):
         raise ValueError(f"compile: expected 'auto', True or False; got {compile!r}.")
-    if patience is not None and (not is_whole(patience) or patience < 1):
+    if patience is not None:
+        _check_patience(patience, validation)
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint: expected a path; got {checkpoint!r}.")
+    return _listed(callbacks)
+
+
+def _check_patience(patience: object, validation: object) -> None:
+    if not is_whole(patience) or patience < 1:
         raise ValueError(f"patience: expected 1 evaluation or more; got {patience!r}.")
-    if patience is not None and validation is None:
+    if validation is None:
         raise ValueError(
             "patience: expected validation data to judge by; got none. Pass validation=, or drop patience."
         )
-    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(f"checkpoint: expected a path; got {checkpoint!r}.")
+
+
+def _listed(callbacks: object) -> list[Callable[..., Any]]:
     if callable(callbacks) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks: expected a list of functions; got {callbacks!r:.80}. Write [function].")
     listed = list(callbacks)
@@ -106,7 +133,7 @@ def check_options(
     return listed
 
 
-def check_choices(estimators: Any, num_particles: Any, device: Any = "auto") -> None:
+def check_choices(estimators: object, num_particles: object, device: object = "auto") -> None:
     """Raise unless estimators are by site, particles are counted, and a device is named.
 
     Raises:
@@ -123,6 +150,6 @@ def check_choices(estimators: Any, num_particles: Any, device: Any = "auto") -> 
         raise TypeError(f"device: expected a name such as 'cpu' or 'auto'; got {device!r}.")
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether it is a whole number, True and False aside."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

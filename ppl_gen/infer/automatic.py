@@ -1,74 +1,39 @@
-"""The automatic guide where none was given, and which plates stand for the rows of the data."""
+"""The automatic guide where none was given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from ppl_gen.backends.held import as_they_were
+from ppl_gen.backends.interface import Backend, Callback
 from ppl_gen.errors import ProgramError
 from ppl_gen.guides import MeanField
-from ppl_gen.program import Batch, Latent
-from ppl_gen.training.batches import Stream, Table, length
+from ppl_gen.infer.rows import followers
+from ppl_gen.program import Batch
 from ppl_gen.training.prepare import Prepared, no_guide, prepare
 
 
-def converter(backend: Any, device: str) -> Callable[[Any], Any]:
+def converter(backend: Backend, device: str) -> Callable[[Any], Any]:
     """Host arrays to the backend's own, on a device."""
 
-    def convert(value: Any) -> Any:
-        shared = isinstance(value, np.ndarray) and not value.flags.writeable  # a frame's own memory, say
-        return backend.array(value.copy() if shared else value, device)
+    def convert(value: object) -> Any:
+        if isinstance(value, np.ndarray) and not value.flags.writeable:  # a frame's own memory, say
+            value = value.copy()
+        return backend.array(value, device)
 
     return convert
 
 
-def resized(source: Table | Stream) -> Batch | None:
-    """The first batch with one row less, or with another one where it has but one; None where rows are not counted."""
-    rows = source.first_rows
-    return None if not rows else source.first(rows - 1 if rows > 1 else 2)
-
-
-def followers(
-    backend: Any, program: Any, first: Batch, other: Batch | None, guide: bool = True
-) -> tuple[set[str], set[str], list[Latent]]:
-    """(plates whose size follows the number of rows, the model's sites whose shape does, its latents).
-
-    The size of a plate that draws a subsample is the subsample's: such a plate follows where it states the whole number of
-    rows, and the batch's as the size of a subsample.
-
-    Args:
-        backend: the backend module.
-        program: the program.
-        first: what it is read on.
-        other: the same with one row more or less; None where rows are not counted.
-        guide: whether the guide is run too.
-    """
-    sizes, latents, shapes = backend.survey(program, first, guide=guide)
-    if other is None:
-        return set(), set(), latents
-    rows = length(first) or 1
-    try:
-        with as_they_were(program.model, program.guide):
-            changed, resized_latents, others = backend.survey(program, other, guide=guide)
-    except Exception:  # a program that cannot run on another number of rows: go by length
-        plates, beside = {name for name, (size, _) in sizes.items() if size == rows}, set()
-    else:
-        plates = {name for name, (size, _) in sizes.items() if abs(changed.get(name, (size, 0))[0] - size) == 1}
-        shapes |= {latent.name: latent.shape for latent in latents}
-        others |= {latent.name: latent.shape for latent in resized_latents}
-        beside = {name for name, shape in shapes.items() if others.get(name, shape) != shape}
-    own = {name for name, (size, full) in sizes.items() if size != full}
-    whole = {name for name in own & plates if sizes[name][1] == round(first.scale * rows)}
-    return plates, beside, [replace(latent, subsampled=bool(own & set(latent.plates) - whole)) for latent in latents]
+def knows_rows(guide: object) -> TypeGuard[MeanField]:
+    """Whether a guide has parameters for each row of the data it was made for."""
+    return isinstance(guide, MeanField) and any(guide.row_plates & set(latent.plates) for latent in guide.latents)
 
 
 def automatic(
-    model: Any, backend: Any, num_rows: int | None, first: Batch, other: Batch | None, seed: int, device: str
+    model: Callback, backend: Backend, num_rows: int | None, first: Batch, other: Batch | None, seed: int, device: str
 ) -> list[Callable[[], Any]]:
     """Makers of guides for a model that comes without one, the best first.
 
@@ -86,7 +51,7 @@ def automatic(
 
 
 def prepare_any(
-    model: Any,
+    model: Callback,
     makers: list[Callable[[], Any]],
     batch: Batch,
     settle: Callable[[Prepared], None] = lambda prepared: None,

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.checks import check_gradients
+from ppl_gen.backends.interface import Callback, Data, Seed
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.errors import NonFinite
 from ppl_gen.estimators import Constant, Estimator, Pathwise, Plan, Score, make_plan
 from ppl_gen.evaluate.audit import LOOKS, Audit, audited, needed, unmeasured
-from ppl_gen.evaluate.measure import Draws, Measured, exact_gradient, lowest_chance, measure, trials, warmed, with_plan
-from ppl_gen.infer.verbs import read
+from ppl_gen.evaluate.measure import Draws, Measured, exact_gradient, lowest_chance, measure, warmed
+from ppl_gen.evaluate.selection import trials
+from ppl_gen.infer.reading import read
+from ppl_gen.objectives import Bound
 from ppl_gen.objectives.exact import num_joint_values
 from ppl_gen.objectives.weights import Weighted, common_plates, moved_terms
 from ppl_gen.program import Batch
-from ppl_gen.training.prepare import Prepared, own_objective, under
+from ppl_gen.training.prepare import Prepared, own_objective, under, with_plan
 from ppl_gen.training.trainer import Trainer
 
 MOST_VALUES = 256  # joint values of the latents that are still enumerated
@@ -87,17 +90,18 @@ def _cells(audit: Audit) -> tuple[Any, ...]:
 
 
 def check(
-    model: Any,
-    guide: Any = None,
-    data: Any = None,
+    model: Callback,
+    guide: Callback | None = None,
+    data: Data = None,
     *,
     estimators: Mapping[str, Estimator] | None = None,
     num_samples: int = 1000,
     num_particles: int = 1,
-    objective: Any = None,
+    objective: Bound | None = None,
     backend: str | None = None,
+    device: str = "auto",
     params: Mapping[str, Any] | None = None,
-    seed: Any = 0,
+    seed: Seed = 0,
     others: bool = True,
     max_samples: int | None = None,
 ) -> Report:
@@ -122,6 +126,8 @@ def check(
         num_particles: draws per step.
         objective: what is trained on; None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
+        device: "auto" takes a GPU where the backend sees one and the program can run there; or a name, such as "cpu" or
+            "cuda:1", which is used or refused.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
         others: audit every other unbiased estimator as well, each at all discrete sites that it suits, as far as that
@@ -136,7 +142,7 @@ def check(
         ProgramError: the program or the data cannot be trained with; the message names the site.
         NonFinite: the reference, or a step that trains the chosen plan's baselines, is NaN or infinite; the message names
             the parameter or the site.
-        ValueError: the objective takes values as they were drawn, so that no estimator is asked.
+        ValueError: the objective takes values as they were drawn, so that no estimator is asked; or there is no such device.
         TypeError: `objective` is none.
 
     Example:
@@ -148,9 +154,8 @@ def check(
             f"num_samples: expected 2 or more, and at most max_samples; got {num_samples} of {max_samples}. Raise one of the two."
         )
     seed = as_seed(seed)
-    prepared, batch = read(
-        model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
-    )
+    choices: dict[str, Any] = {"device": device, "estimators": estimators, "num_particles": num_particles, "seed": seed}
+    prepared, batch = read(model, guide, data, backend, params, **choices)
     objective = own_objective(model) if objective is None else objective
     prepared = under(prepared, objective, seed, batch)
     if objective.at_fixed_values:
@@ -167,7 +172,7 @@ def check(
 class _Series:
     """Draws of one plan's gradient, taken as they are asked for."""
 
-    def __init__(self, prepared: Prepared, batch: Batch, objective: Any, seed: int) -> None:
+    def __init__(self, prepared: Prepared, batch: Batch, objective: Bound, seed: int) -> None:
         self.prepared, self.batch, self.objective, self.seed = prepared, batch, objective, seed
         self.draws: Draws = {}
 
@@ -184,7 +189,7 @@ class _Series:
 class _Bench:
     """What all audits of one report share: the program, and what its gradients are held against."""
 
-    def __init__(self, prepared: Prepared, batch: Batch, objective: Any, seed: int) -> None:
+    def __init__(self, prepared: Prepared, batch: Batch, objective: Bound, seed: int) -> None:
         self.prepared, self.batch, self.objective, self.seed = prepared, batch, objective, seed
         self.lowest = lowest_chance(prepared, batch, seed)
         truth = exact_gradient(prepared, batch, seed, objective, MOST_VALUES)
@@ -245,7 +250,7 @@ class _Bench:
         return bool(worst * np.sqrt(found.num_samples / max_samples) > HOPELESS)
 
 
-def _whole(prepared: Prepared, seed: int, objective: Any) -> Prepared:
+def _whole(prepared: Prepared, seed: int, objective: Bound) -> Prepared:
     """Score function wherever it is right, each signal the whole cost; of weights, all of an element's own bound."""
     facts = prepared.plan.facts
     asked: dict[str, Estimator] = {}

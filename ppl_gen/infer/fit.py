@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from ppl_gen.backends.interface import Callback, Data, PathLike, Seed
 from ppl_gen.backends.rates import DEFAULT_RATE, check_rate
 from ppl_gen.backends.seeds import as_seed
-from ppl_gen.elimination.sums import part_of_sum
 from ppl_gen.errors import Interrupted, ProgramError
 from ppl_gen.estimators import Estimator
-from ppl_gen.estimators.likelihood import lone_masks, unlearned
-from ppl_gen.evaluate.measure import Still, best_plan, seldom_better, trials, with_plan, worth_it
+from ppl_gen.estimators.likelihood import unlearned
+from ppl_gen.evaluate.measure import Still
+from ppl_gen.evaluate.rare import seldom_better
+from ppl_gen.evaluate.selection import best_plan, trials, worth_it
 from ppl_gen.infer.arguments import check_choices, check_form, check_options, check_program
-from ppl_gen.infer.automatic import automatic, converter, followers, prepare_any, resized
-from ppl_gen.infer.result import Fit, knows_rows
+from ppl_gen.infer.automatic import converter, knows_rows
+from ppl_gen.infer.reading import Settings, open_program
+from ppl_gen.infer.result import Fit
+from ppl_gen.infer.rows import followers, resized, settle
+from ppl_gen.objectives import Bound
 from ppl_gen.program import Batch
 from ppl_gen.training.again import Watch, read_again
-from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
+from ppl_gen.training.batches import Stream, Table, make_source
 from ppl_gen.training.interrupt import keeping
 from ppl_gen.training.loop import HeldOut, Running, loop
 from ppl_gen.training.model import model_of
-from ppl_gen.training.prepare import Prepared, accepted, choose_backend, no_guide, own_objective, under
+from ppl_gen.training.prepare import Prepared, accepted, own_objective, under, with_plan
 from ppl_gen.training.trainer import Trainer
 from ppl_gen.training.trajectory import trajectory
 
@@ -34,24 +37,24 @@ OTHER_BATCHES = 4  # that a program which reads data on the host is read on besi
 
 @keeping
 def fit(
-    model: Any,
-    guide: Any = None,
-    data: Any = None,
+    model: Callback,
+    guide: Callback | None = None,
+    data: Data = None,
     *,
     steps: int = 1000,
     batch_size: int | None = None,
     learning_rate: float = DEFAULT_RATE,
-    optimizer: Any = None,
+    optimizer: object = None,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
-    objective: Any = None,
+    objective: Bound | None = None,
     backend: str | None = None,
     device: str = "auto",
-    seed: Any = 0,
-    compile: Any = "auto",
-    validation: Any = None,
+    seed: Seed = 0,
+    compile: bool | str = "auto",
+    validation: Data = None,
     patience: int | None = None,
-    checkpoint: Any = None,
+    checkpoint: PathLike | None = None,
     callbacks: Iterable[Callable[[Running], None]] = (),
     progress: bool = True,
     warm_start: bool = False,
@@ -78,7 +81,8 @@ def fit(
         num_particles: draws of the latents per step.
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
-        device: "auto" takes a GPU where the backend sees one; or a name, such as "cpu" or "cuda:1".
+        device: "auto" takes a GPU where the backend sees one and the program can run there; or a name, such as "cpu" or
+            "cuda:1", which is used or refused.
         seed: of everything random, a whole number or a JAX key; nothing global is touched.
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.
@@ -104,40 +108,15 @@ def fit(
     objective = own_objective(model) if objective is None else objective
     parts = model_of(model)
     guide = parts.guide if guide is None else guide
-    prepared, source = open_program(
-        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, parts.encode
-    )
+    settings = Settings(backend, device, seed, estimators, num_particles)
+    prepared, source = open_program(model, guide, data, settings, batch_size=batch_size, encode=parts.encode)
     left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
-    if prepared.idle:
-        named = ", ".join(f"'{name}'" for name in prepared.idle)
-        warnings.warn(
-            f"param {named}: expected a way to the loss; got none, no site depends on it, so it stays as it is. Use it in a "
-            "distribution, or remove it.",
-            stacklevel=3,
-        )
-    if not prepared.program.params and steps:
-        warnings.warn(
-            "the program states no parameters: there is nothing to learn. Register networks with module().",
-            stacklevel=3,
-        )
-    nothing = unlearned(prepared.plan.facts)
-    if nothing is not None and steps:
-        warnings.warn(nothing, stacklevel=3)
-    plans = trials(prepared, estimators or {}, objective) if compile is not False else {}
-    if worth_it(plans, steps):
-        steady = source if isinstance(source, Table) else Still(source.first())  # a stream may run but once
-        points = trajectory(prepared, steady, seed, objective, optimizer, learning_rate)
-        best = best_plan(prepared, source.first(), estimators or {}, seed, objective, plans, points)
-        prepared = with_plan(prepared, best, seed)
-        for note in best.notes:
-            if note.startswith("rare signal"):
-                warnings.warn(note, stacklevel=3)
-    if isinstance(source, Stream):
-        source.watch(Watch(source.first(), _reader(prepared, objective, seed), prepared.plan.facts.by_data))
-    elif prepared.plan.facts.by_data and source.batch_size:
-        for step in range(min(source.per_pass, OTHER_BATCHES)):
-            _reader(prepared, objective, seed)(source.build(*source.at(step)), f"on the batch of step {step + 1}")
+    _warn_of_idleness(prepared, steps)
+    if compile is not False:
+        asked = estimators or {}
+        prepared = _measured(prepared, source, asked, seed, objective, optimizer, learning_rate, steps)
+    _read_other_batches(prepared, source, objective, seed)
     prepared.plan.notes += left
     with prepared.session():
         trainer = Trainer(prepared, objective, optimizer, learning_rate, compile, steps, begins=True)
@@ -150,10 +129,8 @@ def fit(
             "validation_rows": None,
         }
         result = Fit(prepared, trainer, model, source, np.zeros(0), config)
-        held_out = None
-        if validation is not None:
-            held_out = HeldOut(_held_out(model, prepared, validation), _chunk(prepared, batch_size))
-            config["validation_rows"] = held_out.source.num_rows
+        held_out = None if validation is None else _held_out(model, prepared, validation, batch_size)
+        config["validation_rows"] = None if held_out is None else held_out.source.num_rows
         state = Running(0, steps, [], [], result)
         try:
             loop(state, trainer, source, held_out, patience, checkpoint, listed, progress)
@@ -161,15 +138,72 @@ def fit(
             if warm_start:
                 prepared.program.write_back(trainer.current_params())
             raise
-        rare = seldom_better(prepared.plan, result.losses)
-        if rare is not None:
-            prepared.plan.notes += (rare,)
-            warnings.warn(rare, stacklevel=3)
-        if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
-            prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
+        _note_afterwards(prepared, trainer, result.losses, compile)
         if warm_start:
             prepared.program.write_back(trainer.current_params())
     return result
+
+
+def _warn_of_idleness(prepared: Prepared, steps: int) -> None:
+    """Say which parameters, or that all of them, learn nothing."""
+    if prepared.idle:
+        named = ", ".join(f"'{name}'" for name in prepared.idle)
+        warnings.warn(
+            f"param {named}: expected a way to the loss; got none, no site depends on it, so it stays as it is. Use it in a "
+            "distribution, or remove it.",
+            stacklevel=4,
+        )
+    if not prepared.program.params and steps:
+        warnings.warn(
+            "the program states no parameters: there is nothing to learn. Register networks with module().",
+            stacklevel=4,
+        )
+    nothing = unlearned(prepared.plan.facts)
+    if nothing is not None and steps:
+        warnings.warn(nothing, stacklevel=4)
+
+
+def _measured(
+    prepared: Prepared,
+    source: Table | Stream,
+    asked: Mapping[str, Estimator],
+    seed: int,
+    objective: Bound,
+    optimizer: object,
+    learning_rate: float,
+    steps: int,
+) -> Prepared:
+    """The program under the plan that did best along a short run, where the fit is long enough to be worth it."""
+    plans = trials(prepared, asked, objective)
+    if not worth_it(plans, steps):
+        return prepared
+    steady = source if isinstance(source, Table) else Still(source.first())  # a stream may run but once
+    points = trajectory(prepared, steady, seed, objective, optimizer, learning_rate)
+    best = best_plan(prepared, source.first(), asked, seed, objective, plans, points)
+    for note in best.notes:
+        if note.startswith("rare signal"):
+            warnings.warn(note, stacklevel=4)
+    return with_plan(prepared, best, seed)
+
+
+def _read_other_batches(prepared: Prepared, source: Table | Stream, objective: Bound, seed: int) -> None:
+    """Read the program on batches of other kinds: those of a stream as they come, of a table some where it reads data."""
+    read, by_data = _reader(prepared, objective, seed), prepared.plan.facts.by_data
+    if isinstance(source, Stream):
+        source.watch(Watch(source.first(), read, by_data))
+    elif by_data and source.batch_size:
+        for step in range(min(source.per_pass, OTHER_BATCHES)):
+            read(source.build(*source.at(step)), f"on the batch of step {step + 1}")
+
+
+def _note_afterwards(prepared: Prepared, trainer: Trainer, losses: np.ndarray, compile: bool | str) -> None:
+    """What the plan is to say of the run."""
+    rare = seldom_better(prepared.plan, losses)
+    if rare is not None:
+        prepared.plan.notes += (rare,)
+        warnings.warn(rare, stacklevel=4)
+    if trainer.how.startswith("eager, as ") and compile is not False and not prepared.plan.facts.eager:
+        prepared.plan.notes += (f"steps: {trainer.how}",)  # there was no graph, or it was not trusted
 
 
 def _take_store(prepared: Prepared, warm_start: bool) -> tuple[str, ...]:
@@ -185,7 +219,7 @@ def _take_store(prepared: Prepared, warm_start: bool) -> tuple[str, ...]:
     return (said,) if unused else ()
 
 
-def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, str], None]:
+def _reader(prepared: Prepared, objective: Bound, seed: int) -> Callable[[Batch, str], None]:
     """Reads the program on a batch of another kind than the first."""
 
     def read(batch: Batch, when: str) -> None:
@@ -198,7 +232,7 @@ def _reader(prepared: Prepared, objective: Any, seed: int) -> Callable[[Batch, s
     return read
 
 
-def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream:
+def _held_out(model: Callback, prepared: Prepared, validation: Data, batch_size: int | None) -> HeldOut:
     """The validation data, of the same form as the training data."""
     if isinstance(validation, Iterator):
         raise TypeError(
@@ -211,11 +245,12 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
         )
     check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
-    source = make_source(validation, None, 0, convert, model_of(model).encode)
+    backend, encode = prepared.backend, model_of(model).encode
+    source = make_source(validation, None, 0, convert, encode, backend.loading)
     first = source.first()
-    following, beside, _ = followers(prepared.backend, prepared.program, first, resized(source))
-    _settle(following, beside, prepared, first)
-    return source
+    following, beside, _ = followers(backend, prepared.program, first, resized(source))
+    settle(following, beside, prepared, first)
+    return HeldOut(source, _chunk(prepared, batch_size))
 
 
 def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
@@ -224,120 +259,4 @@ def _chunk(prepared: Prepared, batch_size: int | None) -> int | None:
     return None if batch_size is None or (plates is not None and not plates) else max(batch_size, 1000)
 
 
-def open_program(
-    model: Any,
-    guide: Any,
-    data: Any,
-    batch_size: int | None,
-    backend_name: str | None,
-    device: str,
-    seed: int,
-    estimators: Mapping[str, Estimator] | None,
-    num_particles: int,
-    num_rows: int | None = None,
-    encode: Any = None,
-    names: Collection[str] | None = None,
-) -> tuple[Prepared, Table | Stream]:
-    """Read the program on the first batch and settle which plates stand for the rows; `names`: of a saved fit's parameters."""
-    args, kwargs = as_arguments(
-        (data[0] if data else ()) if isinstance(data, list) else () if is_stream(data) else data
-    )
-    bad = None if encode or is_stream(data) else check_data(args, kwargs)
-    module = choose_backend(model, guide, args, kwargs, backend_name)
-    place = module.resolve_device(device)
-    with module.Program(no_guide, no_guide, seed=seed, device=place).session():  # a loader may draw random numbers
-        source = make_source(data, batch_size, seed, converter(module, place), encode)
-    first, other = source.first(), resized(source)
-    if num_rows is not None:  # of a saved fit, whose guide may have parameters for each of more rows
-        first, other = _indexed(first), other and _indexed(other)
-
-    def settle(prepared: Prepared) -> None:
-        if guide is None:
-            _check_automatic(prepared, names)
-        with prepared.session():
-            following, beside, _ = followers(module, prepared.program, first, other)
-        prepared.program.row_plates = _settle(following, beside, prepared, first)
-
-    makers = [lambda: guide]
-    if guide is None:
-        made = automatic(model, module, num_rows or source.num_rows, first, other, seed, place)
-        makers = [functools.partial(_for_data, make, source) for make in made]
-    options = {"estimators": estimators, "num_particles": num_particles, "seed": seed, "device": place, "bad": bad}
-    return prepare_any(model, makers, first, settle, backend=module, **options), source
-
-
-def _for_data(make: Callable[[], Any], source: Table | Stream) -> Any:
-    """An automatic guide, or the reason why the data cannot have it."""
-    guide = make()
-    if isinstance(source, Stream) and knows_rows(guide):
-        raise ProgramError(
-            "data: expected arrays, as the automatic guide has parameters for each row; got an iterable of batches. "
-            "Pass arrays with batch_size=, or write a guide that proposes from the data."
-        )
-    return guide
-
-
-def _check_automatic(prepared: Prepared, names: Collection[str] | None) -> None:
-    """Raise where the automatic guide does not suit the model, or is another one than a saved fit had."""
-    if names is not None and set(names) != set(prepared.program.params):
-        raise ProgramError(
-            f"guide: expected one with the parameters {sorted(names)}; got the automatic one, with "
-            f"{sorted(prepared.program.params)}. Pass the guide that the fit was trained with."
-        )
-    lone = lone_masks(prepared.plan.facts)
-    if lone:
-        raise ProgramError(
-            f"site '{lone[0]}': expected the automatic guide to count wherever the prior does; the model masks this latent and the "
-            "guide cannot know where, so that the loss would be no bound. Write a guide that masks it too."
-        )
-
-
-def _indexed(batch: Batch) -> Batch:
-    """The batch as the leading rows of more."""
-    return Batch(batch.args, batch.kwargs, batch.scale, np.arange(length(batch) or 0))
-
-
-def _settle(following: set[str], beside: set[str], prepared: Prepared, first: Batch) -> set[str] | None:
-    """The plates that are scaled from a batch's rows to the data's.
-
-    Args:
-        following: plates whose size follows the number of rows.
-        beside: observed sites whose shape does.
-        prepared: the program.
-        first: the batch.
-
-    Raises:
-        ProgramError: it cannot be told what belongs to the rows.
-    """
-    if first.scale == 1.0:
-        return following
-    facts = prepared.plan.facts
-    sites = facts.whole.sites  # what is summed out stands in its place
-    latents = [site.name for site in facts.latents()]
-    if not following and not latents:
-        factors = [site.name for site in sites.values() if site.is_factor and not site.plates]
-        if not factors or len(sites) == 1:
-            return None  # nothing but the rows: every term is scaled
-        beside = set(factors)
-    lost = [] if following else latents
-    lost += [n for n in sorted(beside) if following.isdisjoint(sites["model", n].plates)]
-    if lost:
-        raise ProgramError(
-            f"site '{lost[0]}': expected a plate over the rows of the batch, so that its terms can be scaled to the "
-            "whole data; got none. Put what belongs to the rows into plate('data', len(x)), or train without batch_size."
-        )
-    sums = facts.summed[0] if facts.summed else None
-    for term, names in sums.reads.items() if sums else ():
-        for name in names:
-            for plate in sorted(following & set(sites[term].plates) - set(sites["model", name].plates)):
-                raise part_of_sum(sites["model", name], plate)
-    for site in sites.values():
-        if len(following & set(site.plates)) > 1:
-            raise ProgramError(
-                f"site '{site.name}': expected one plate over the rows of the batch; got {sorted(following & set(site.plates))}: "
-                "pairs of a batch's rows do not stand for all pairs. Train without batch_size."
-            )
-    return following
-
-
-__all__ = ["Running", "fit", "open_program"]
+__all__ = ["Running", "fit"]

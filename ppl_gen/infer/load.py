@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppl_gen import backends
+from ppl_gen.backends.interface import Callback, Data, PathLike
 from ppl_gen.estimators import Estimator, Plan
 from ppl_gen.infer import standins
 from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import converter
-from ppl_gen.infer.fit import open_program
-from ppl_gen.infer.result import Fit, as_table
+from ppl_gen.infer.reading import Settings, open_program
+from ppl_gen.infer.result import Fit
 from ppl_gen.infer.specs import rebuild, sites
+from ppl_gen.objectives import Bound
 from ppl_gen.program import Batch
 from ppl_gen.training import checkpoint as files
-from ppl_gen.training.batches import Table
+from ppl_gen.training.batches import Table, as_table
 from ppl_gen.training.model import model_of
-from ppl_gen.training.prepare import Prepared, no_guide, own_objective, under
+from ppl_gen.training.prepare import Prepared, choose_device, no_guide, own_objective, under
 from ppl_gen.training.trainer import Trainer
 
 CONFIG = ("steps", "batch_size", "num_rows", "optimizer", "loss_rows", "validation_rows")
@@ -46,12 +49,14 @@ class Saved(NamedTuple):
         objective: what was trained on.
         estimators: site -> estimator.
         plan: as it was described; None in an old file.
+        device: where it is asked for.
     """
 
     facts: dict[str, Any]
-    objective: Any
+    objective: Bound
     estimators: dict[str, Estimator]
     plan: dict[str, Any] | None
+    device: str
 
     @property
     def num_particles(self) -> int:
@@ -60,13 +65,14 @@ class Saved(NamedTuple):
 
 
 def load(
-    path: Any,
-    model: Any,
-    guide: Any = None,
-    data: Any = None,
+    path: PathLike,
+    model: Callback,
+    guide: Callback | None = None,
+    data: Data = None,
     *,
-    objective: Any = None,
+    objective: Bound | None = None,
     estimators: Mapping[str, Estimator] | None = None,
+    device: str = "auto",
 ) -> Fit:
     """A saved fit, with the program it was trained from.
 
@@ -79,6 +85,8 @@ def load(
             between zero and one, zeros, or ones. What is learned comes from the file in any case.
         objective: the objective, where it is a class of your own, which a file cannot hold.
         estimators: site -> estimator, likewise.
+        device: "auto" takes a GPU where the backend sees one and the program can run there, wherever it was trained; or a
+            name, such as "cpu" or "cuda:1", which is used or refused.
 
     Returns:
         The `Fit`. Where validation has judged, it is the best state.
@@ -86,13 +94,13 @@ def load(
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a whole checkpoint, one of another program, or one that keeps no rows of a program that cannot be read
-            on made-up ones.
+            on made-up ones; or there is no such device.
     """
     check_program(model, guide, data)
-    check_choices(estimators, 1)
+    check_choices(estimators, 1, device)
     arrays, meta, template = files.read(path)
     guide = model_of(model).guide if guide is None else guide
-    saved = _saved(path, meta, model, objective, estimators)
+    saved = _saved(path, meta, model, objective, estimators)._replace(device=device)
     names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
     made_up = data is None and not standins.is_whole(template)
     if made_up:
@@ -110,36 +118,50 @@ def load(
 def _others(prepared: Prepared, batch: Batch) -> Batch:
     """Other made-up data, their observed sites drawn, where the model can run on them at all."""
     try:
-        drawn: Batch = prepared.backend.redraw(prepared.program, batch, 1)
+        return prepared.backend.redraw(prepared.program, batch, 1)
     except Exception:
         return batch
-    return drawn
 
 
-def _saved(path: Any, meta: Mapping[str, Any], model: Any, objective: Any, estimators: Any) -> Saved:
+def _saved(
+    path: PathLike,
+    meta: Mapping[str, Any],
+    model: Callback,
+    objective: Bound | None,
+    estimators: Mapping[str, Estimator] | None,
+) -> Saved:
     """What the header says, each part of its type; objective and estimators that are given come before."""
     old = meta["version"] != files.VERSION
     facts = _typed(path, {"loss_rows": meta.get("num_rows"), "validation_rows": None, **meta} if old else meta, FACTS)
     if old:
         files.warn_old(path)
-        return Saved(facts, own_objective(model) if objective is None else objective, dict(estimators or {}), None)
-    plan = _typed(path, meta.get("plan") if isinstance(meta.get("plan"), Mapping) else {}, PLAN)
+        return Saved(
+            facts, own_objective(model) if objective is None else objective, dict(estimators or {}), None, "auto"
+        )
+    described = meta.get("plan")
+    plan = _typed(path, described if isinstance(described, Mapping) else {}, PLAN)
     if objective is None:
         objective = rebuild(meta.get("objective"), path, "an objective", "objective=")
-    found = dict(estimators or {})
-    for name, row in plan["rows"].items():
+    return Saved(
+        facts, objective, {**_estimators(path, plan["rows"], estimators or {}), **(estimators or {})}, plan, "auto"
+    )
+
+
+def _estimators(path: PathLike, rows: Mapping[str, Any], given: Mapping[str, Estimator]) -> dict[str, Estimator]:
+    """The plan's estimators, as the file describes them, but for those that are given."""
+    found: dict[str, Estimator] = {}
+    for name, row in rows.items():
         if not isinstance(row, Mapping) or not {"estimator", "reason", "variance"} <= row.keys():
             raise ValueError(
                 f"checkpoint {path}: expected site '{name}' of the plan in its header; got {row!r}. Train again."
             )
-        if row["estimator"] is not None and name not in found:
-            found[name] = rebuild(
-                row["estimator"], path, f"an estimator of site '{name}'", f"estimators={{'{name}': ...}}"
-            )
-    return Saved(facts, objective, found, plan)
+        if row["estimator"] is not None and name not in given:
+            instead = f"estimators={{'{name}': ...}}"
+            found[name] = rebuild(row["estimator"], path, f"an estimator of site '{name}'", instead)
+    return found
 
 
-def _typed(path: Any, meta: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(path: PathLike, meta: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The facts beside the arrays, each of its type."""
     for key, kind in kinds.items():
         if key not in meta or not isinstance(meta[key], kind):
@@ -148,23 +170,19 @@ def _typed(path: Any, meta: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(
-    path: Any, model: Any, guide: Any, data: Any, saved: Saved, names: set[str], encode: Any = None
+    path: PathLike,
+    model: Callback,
+    guide: Callback | None,
+    data: Data,
+    saved: Saved,
+    names: set[str],
+    encode: Callback | None = None,
 ) -> tuple[Prepared, Table]:
     """The program, read on these data, under the saved plan."""
     facts = saved.facts
+    settings = Settings(facts["backend"], saved.device, facts["seed"], saved.estimators, saved.num_particles)
     prepared, source = open_program(
-        model,
-        guide,
-        data,
-        None,
-        facts["backend"],
-        "auto",
-        facts["seed"],
-        saved.estimators,
-        saved.num_particles,
-        facts["num_rows"],
-        encode,
-        names,
+        model, guide, data, settings, encode=encode, num_rows=facts["num_rows"], names=names
     )
     prepared.program.row_plates = None if facts["row_plates"] is None else set(facts["row_plates"])
     prepared = under(prepared, saved.objective, facts["seed"], source.first())
@@ -174,11 +192,16 @@ def _read(
 
 
 def _read_made_up(
-    path: Any, model: Any, guide: Any, template: Mapping[str, Any], saved: Saved, names: set[str]
+    path: PathLike,
+    model: Callback,
+    guide: Callback | None,
+    template: Mapping[str, Any],
+    saved: Saved,
+    names: set[str],
 ) -> tuple[Prepared, Table]:
     """The program, read on the first made-up data that it takes, and on which it is what it was."""
     first: Exception | None = None
-    for data in _made_up(model, template, saved.facts):
+    for data in _made_up(model, guide, template, saved):
         try:
             return _read(path, model, guide, data, saved, names)
         except Exception as error:  # whatever a program makes of data that are none
@@ -190,21 +213,19 @@ def _read_made_up(
     ) from first
 
 
-def _made_up(model: Any, template: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Any]:
-    from ppl_gen import backends
+def _made_up(model: Callback, guide: Callback | None, template: Mapping[str, Any], saved: Saved) -> Iterator[Data]:
+    backend, seed = backends.get(saved.facts["backend"]), saved.facts["seed"]
+    place, _ = choose_device(backend, saved.device, model, guide)
 
-    backend = backends.get(facts["backend"])
-    place = backend.resolve_device("auto")
-
-    def redraw(data: Any) -> Any:
+    def redraw(data: Data) -> Data:
         source = Table(data, None, 0, converter(backend, place))
-        batch = backend.redraw(backend.Program(model, no_guide, seed=facts["seed"], device=place), source.first(), 0)
+        batch = backend.redraw(backend.Program(model, no_guide, seed=seed, device=place), source.first(), 0)
         return dict(batch.kwargs) or tuple(batch.args)
 
     return standins.candidates(template, redraw)
 
 
-def _as_saved(path: Any, plan: Plan, saved: Mapping[str, Any]) -> None:
+def _as_saved(path: PathLike, plan: Plan, saved: Mapping[str, Any]) -> None:
     """Give the plan what the file says of it, once it is known to be of the same program."""
     found, expected = sites(plan.facts), saved["sites"]
     if found != expected:
@@ -219,7 +240,9 @@ def _as_saved(path: Any, plan: Plan, saved: Mapping[str, Any]) -> None:
             plan.rows[name] = replace(plan.rows[name], reason=row["reason"], variance=row["variance"])
 
 
-def _filled(path: Any, model: Any, prepared: Prepared, source: Table, arrays: Mapping[str, Any], saved: Saved) -> Fit:
+def _filled(
+    path: PathLike, model: Callback, prepared: Prepared, source: Table, arrays: Mapping[str, np.ndarray], saved: Saved
+) -> Fit:
     """The fit, with what the file holds of parameters, buffers and history."""
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)

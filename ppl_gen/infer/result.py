@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from ppl_gen.backends.interface import Callback, Data, PathLike, Runs, Seed
 from ppl_gen.backends.seeds import as_seed
-from ppl_gen.data import fingerprint
-from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan
-from ppl_gen.estimators.likelihood import refuse_likelihood
 from ppl_gen.evaluate.log_prob import LogProb
-from ppl_gen.guides import MeanField
-from ppl_gen.infer.specs import describe, describe_plan
-from ppl_gen.program import Batch
+from ppl_gen.infer.asked import check_device, held_to_form
+from ppl_gen.infer.automatic import converter, knows_rows
+from ppl_gen.infer.likelihood import (
+    check_normalized,
+    check_whole,
+    exact,
+    fingerprint_of,
+    importance_weighted,
+    row_dims,
+)
+from ppl_gen.infer.report import describe_losses, plot_losses
+from ppl_gen.infer.specs import describe, describe_plan, signature
+from ppl_gen.program import Batch, Term
 from ppl_gen.training import checkpoint
-from ppl_gen.training.batches import Table, as_arguments, is_array, to_host
+from ppl_gen.training.batches import Stream, Table, as_arguments, as_table
 from ppl_gen.training.model import Queries, model_of
 from ppl_gen.training.prepare import Prepared
+from ppl_gen.training.trainer import Trainer
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,7 +46,13 @@ class Fit:
     """
 
     def __init__(
-        self, prepared: Prepared, trainer: Any, model: Any, source: Any, losses: np.ndarray, config: dict[str, Any]
+        self,
+        prepared: Prepared,
+        trainer: Trainer,
+        model: Callback,
+        source: Table | Stream,
+        losses: np.ndarray,
+        config: dict[str, Any],
     ) -> None:
         self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
         self._parts = model_of(model)
@@ -58,8 +72,7 @@ class Fit:
     def params(self) -> Arrays:
         """Every parameter in its own (constrained) space; a network's leaves have dotted names."""
         with self._prepared.session():
-            values: Arrays = self._prepared.program.constrain(self._trainer.current_params())
-        return values
+            return self._prepared.program.constrain(self._trainer.current_params())
 
     def module(self, name: str) -> Any:
         """A trained copy of a registered network (torch), or its trained parameter tree (JAX).
@@ -72,9 +85,10 @@ class Fit:
 
     # -- what the trained program can do -------------------------------------------------------------------------
 
-    def _batch(self, data: Any) -> Batch:
+    def _batch(self, data: Data) -> Batch:
         """Data in the form that was trained on, whole; a guide with parameters for each row is asked for those rows."""
-        source = Table(self._parts.encoded(data), None, 0, self._convert)
+        convert = converter(self._prepared.backend, self.device)
+        source = Table(self._parts.encoded(data), None, 0, convert)
         batch = source.build(source.arrays, None)
         guide = self._prepared.program.guide
         if not knows_rows(guide):
@@ -84,33 +98,33 @@ class Fit:
                 f"data: expected the {guide.num_rows} rows that were trained on, as the automatic guide has parameters for each; "
                 f"got {source.num_rows} rows. Write a guide that proposes from the data."
             )
-        return Batch(batch.args, batch.kwargs, 1.0, np.arange(guide.num_rows))
+        return Batch(batch.args, batch.kwargs, 1.0, np.arange(source.num_rows or 0))
 
-    def _convert(self, value: Any) -> Any:
-        return self._prepared.backend.array(value, self.device)
+    def _draw(self, batch: Batch, num: int, seed: Seed, **options: bool) -> Runs:
+        with held_to_form(batch, self._source.first()):
+            state = self._trainer.final()
+            yield from self._prepared.backend.draw(self._prepared, state, batch, num, as_seed(seed), **options)
 
-    def _draw(self, batch: Batch, num: int, seed: int, **options: Any) -> Any:
-        return self._prepared.backend.draw(self._prepared, self._trainer.final(), batch, num, as_seed(seed), **options)
-
-    def posterior(self, data: Any, num_samples: int = 1, seed: Any = 0) -> Arrays:
+    def posterior(self, data: Data, num_samples: int = 1, seed: Seed = 0) -> Arrays:
         """Draws from the trained guide: latent site -> (num_samples, *shape); what is summed out has none."""
         runs = list(self._draw(self._batch(data), num_samples, seed))
         return {name: np.stack([run["values"][name] for run in runs]) for name in self.plan}
 
-    def predict(self, data: Any, num_samples: int = 1, seed: Any = 0) -> Arrays:
+    def predict(self, data: Data, num_samples: int = 1, seed: Seed = 0) -> Arrays:
         """Posterior predictive: observed and deterministic sites of the model -> (num_samples, *shape).
 
         Latents that are summed out are drawn from their prior on the way, and not given: of them, and of what hangs on
         them, the data say nothing here.
+
+        Raises:
+            ProgramError: the program cannot run on these data; the message names what is of another form than in training.
         """
-        hidden = {
-            *self.plan,
-            *(site.name for site in (self.plan.facts.summed[0].sites if self.plan.facts.summed else ())),
-        }
+        summed = self.plan.facts.summed
+        hidden = {*self.plan, *(site.name for site in (summed[0].sites if summed else ()))}
         runs = list(self._draw(self._batch(data), num_samples, seed, predictive=True))
         return {n: np.stack([run["records"][n] for run in runs]) for n in runs[0]["records"] if n not in hidden}
 
-    def sample(self, n: int, given: Any = None, seed: Any = 0) -> Any:
+    def sample(self, n: int, given: Data = None, seed: Seed = 0) -> Any:
         """Draws from the trained model.
 
         A model of named variables gives rows (in the form of its data); another program gives a dict, site ->
@@ -121,11 +135,8 @@ class Fit:
         """
         if self._parts.queries is not None:
             drawn = self.query(given=given).sample(n, seed=as_seed(seed))
-            return (
-                drawn[:, 0]
-                if isinstance(drawn, np.ndarray) and (given is None or isinstance(given, Mapping))
-                else drawn
-            )
+            one_row = given is None or isinstance(given, Mapping)
+            return drawn[:, 0] if isinstance(drawn, np.ndarray) and one_row else drawn
         if given is not None:
             raise ValueError(
                 "sample: expected no evidence, as this program answers no queries. Condition the program itself."
@@ -133,23 +144,22 @@ class Fit:
         source = self._source if isinstance(self._source, Table) else as_table(self._source.first())
         found = self._sampled(source, n, seed)
         if self._other is not None:
-            self._check_made_up(found, n, seed)
+            self._check_made_up(found, as_table(self._other), n, seed)
         return found
 
-    def _sampled(self, source: Table, n: int, seed: int) -> Arrays:
+    def _sampled(self, source: Table, n: int, seed: Seed) -> Arrays:
         """Site -> (n, *shape): where all lies in the plate of the data n rows of them, else n runs on the first batch."""
-        if self._by_rows and source.num_rows:
+        if self._prepared.program.row_plates and self._row_dims() is not None and source.num_rows:
             batch = source.build(source.arrays, np.arange(n) % source.num_rows)
             run = next(iter(self._draw(Batch(batch.args, batch.kwargs), 1, seed, guide=False, predictive=True)))
-            return run["records"]  # type: ignore[no-any-return]
+            return run["records"]
         runs = list(self._draw(source.first(), n, seed, guide=False, predictive=True))
         return {name: np.stack([run["records"][name] for run in runs]) for name in runs[0]["records"]}
 
-    def _check_made_up(self, found: Arrays, n: int, seed: int) -> None:
-        """Raise where draws hang on rows that are made up."""
-        assert self._other is not None
+    def _check_made_up(self, found: Arrays, other: Table, n: int, seed: Seed) -> None:
+        """Raise where draws hang on rows that are made up, of which `other` are other ones."""
         try:
-            again = self._sampled(as_table(self._other), n, seed)
+            again = self._sampled(other, n, seed)
         except Exception:  # rows that cannot be drawn from are not the same
             again = {}
         for name, value in found.items():
@@ -159,7 +169,7 @@ class Fit:
                     "keeps none. Pass data= to load, or save with rows=."
                 )
 
-    def log_prob(self, data: Any, num_samples: int = 100, orders: int = 16, seed: Any = 0) -> LogProb:
+    def log_prob(self, data: Data, num_samples: int = 100, orders: int = 16, seed: Seed = 0) -> LogProb:
         """Log-likelihood in nats, one value per row where all latents lie in the plate of the data and stay there, else one.
 
         Without latents it is exact. With latents it is the importance-weighted estimate of `num_samples` draws from
@@ -182,59 +192,42 @@ class Fit:
                 only, or a plate that draws a subsample. The message names the site.
         """
         if self._parts.queries is not None:
-            from ppl_gen.query.query import ensemble_log_prob
-
-            encoded, queries = self._parts.encoded(data), self._parts.queries
-            values, _ = ensemble_log_prob(self._network(queries), encoded, orders, as_seed(seed), queries.schema.tiers)
-            return LogProb(values, 0.0, "exact", _fingerprint(as_table(Batch(*as_arguments(encoded))).first()))
-        for plate in set(self.plan.facts.subsampled) - set(self._prepared.program.row_plates or ()):
-            raise ProgramError(
-                f"plate '{plate}': expected all its elements, for a likelihood of the data; got a plate that draws some. Leave "
-                "subsample_size to training: batch_size= there does the same."
-            )
+            return self._ensemble_log_prob(self._parts.queries, data, orders, as_seed(seed))
+        check_whole(self.plan, self._prepared.program.row_plates or ())
         batch = self._batch(data)
-        facts = self._prepared.backend.relabelled(self._prepared, self._trainer.final(), batch)
-        why = refuse_likelihood(facts)
-        if why is not None:
-            raise ProgramError(
-                f"{why.where}: expected a normalized density, for a likelihood of the data; got one that is {why.got}. {why.instead}"
-            )
-        rows = self._row_dims()
+        with held_to_form(batch, self._source.first()):
+            check_normalized(self._prepared.backend.relabelled(self._prepared, self._trainer.final(), batch))
         if not len(self.plan):
             run = next(iter(self._draw(batch, 1, seed)))
-            value = _by_row(run["terms"], rows)
-            return LogProb(value, np.zeros_like(value), "exact", _fingerprint(batch))
-        log_weights = np.stack([_by_row(run["terms"], rows) for run in self._draw(batch, num_samples, seed)])
-        top = log_weights.max(0)
-        weights = np.exp(log_weights - top)
-        mean = weights.mean(0)
-        error = weights.std(0, ddof=1) / mean / np.sqrt(num_samples) if num_samples > 1 else np.full_like(mean, np.nan)
-        return LogProb(top + np.log(mean), error, "lower_bound", _fingerprint(batch))
+            return exact(run["terms"], self._row_dims(), batch)
+        runs = (run["terms"] for run in self._draw(batch, num_samples, seed))
+        return importance_weighted(runs, self._row_dims(), batch)
 
-    @property
-    def _by_rows(self) -> bool:
-        return bool(self._prepared.program.row_plates) and self._row_dims() is not None
-
-    def _row_dims(self) -> dict[tuple[str, str], int] | None:
-        """The dimension of each term along the data rows; None where a term or latent lies outside, or rows mix."""
-        plates = self._prepared.program.row_plates or ()
-        if any(plate in plates for _, _, plate in self.plan.facts.mixes):
-            return None
-        dims = {}
-        for term, site in self.plan.facts.sites.items():
-            inside = [dim for plate, dim in site.plates.items() if plate in plates]
-            if not inside:
-                return None
-            dims[term] = inside[0]
-        return dims
+    def _row_dims(self) -> dict[Term, int] | None:
+        return row_dims(self.plan, self._prepared.program.row_plates or ())
 
     # -- queries -------------------------------------------------------------------------------------------------
 
     def _network(self, queries: Queries) -> Callable[..., np.ndarray]:
-        call = self._prepared.backend.host_function(self._prepared, self._trainer.final(), queries.conditionals)
-        return call  # type: ignore[no-any-return]
+        state = self._trainer.final()
+        return self._prepared.backend.host_function(self._prepared, state, queries.conditionals)
 
-    def query(self, of: Sequence[Any] | None = None, given: Any = None, orders: int = 16, seed: Any = 0) -> Any:
+    def _ensemble_log_prob(self, queries: Queries, data: Data, orders: int, seed: int) -> LogProb:
+        """Of an order-agnostic model: exact, of the ensemble."""
+        from ppl_gen.query.query import ensemble_log_prob
+
+        encoded = self._parts.encoded(data)
+        values, _ = ensemble_log_prob(self._network(queries), encoded, orders, seed, queries.schema.tiers)
+        return LogProb(values, 0.0, "exact", fingerprint_of(as_table(Batch(*as_arguments(encoded))).first()))
+
+    def query(
+        self,
+        of: Sequence[Any] | None = None,
+        given: Data = None,
+        orders: int = 16,
+        seed: Seed = 0,
+        device: str = "auto",
+    ) -> Any:
         """p(of | given): any variables given any others.
 
         Args:
@@ -242,12 +235,13 @@ class Fit:
             given: a dict (one row), or rows with NaN where nothing is given; each row may give others.
             orders: size of the ensemble over orders.
             seed: of the orders.
+            device: "auto" is where the fit is; the name of another one is refused.
 
         Returns:
             A `Conditional`.
 
         Raises:
-            ValueError: an unknown variable or level, evidence on a queried variable, nothing asked.
+            ValueError: an unknown variable or level, evidence on a queried variable, nothing asked, another device.
             TypeError: the model answers no queries.
         """
         queries = self._parts.queries
@@ -256,13 +250,14 @@ class Fit:
                 f"query: expected a model of named variables; got {type(self._model).__name__}. "
                 "Train an OrderAgnosticNADE for queries."
             )
+        check_device(self._prepared.backend, device, self.device)
         from ppl_gen.query.query import condition
 
-        return condition(self._network(queries), queries.schema, of, given, orders, as_seed(seed))
+        return condition(self._network(queries), queries.schema, of, cast(Any, given), orders, as_seed(seed))
 
     # -- report --------------------------------------------------------------------------------------------------
 
-    def save(self, path: Any, rows: int = 0) -> None:
+    def save(self, path: PathLike, rows: int = 0) -> None:
         """Write parameters, training state, losses, and what is needed to read the program again, to one file.
 
         Atomic; no code is stored. Objective, particles and estimators are stored as names and options; of a class of your
@@ -297,8 +292,7 @@ class Fit:
                 f"rows: expected 0, as the file that this fit was loaded from keeps no rows; got {rows}. Pass data= to load."
             )
         known = self._source.first_rows
-        batch: Batch = self._source.first(min(rows, known)) if rows and known else self._source.first()
-        return batch
+        return self._source.first(min(rows, known)) if rows and known else self._source.first()
 
     def meta(self) -> dict[str, Any]:
         """What is stored beside the arrays."""
@@ -320,15 +314,8 @@ class Fit:
             f"steps: {self._trainer.how}",
             f"parameters: {sum(p.size for p in self.params.values()):,} in {len(self.params)} arrays",
         ]
-        rows, held_out = self._loss_rows, self.config.get("validation_rows")
-        if len(self.losses):
-            tail = self.losses[-max(1, len(self.losses) // 10) :].mean()
-            per_row = f", {tail / rows:.3f} per row" if rows else ""
-            lines.append(f"loss: {self.losses[0]:.3f} at first, {tail:.3f} nats over the last tenth{per_row}")
-        if self.validation_losses:
-            step, best = min(self.validation_losses, key=lambda pair: pair[1])
-            per_row = f", {best / held_out:.3f} per row" if held_out else ""
-            lines.append(f"validation: best {best:.3f} nats, at step {step}{per_row}")
+        held_out = self.config.get("validation_rows")
+        lines += describe_losses(self.losses, self.validation_losses, self._loss_rows, held_out)
         return "\n".join([*lines, str(self.plan)])
 
     def __repr__(self) -> str:
@@ -342,59 +329,7 @@ class Fit:
 
     def plot(self) -> Any:
         """The losses over steps as a matplotlib figure; beside validation losses both are per row, where rows are known."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axes = figure.subplots()
-        rows, held_out = self._loss_rows, self.config.get("validation_rows")
-        per_row = bool(self.validation_losses and rows and held_out)
-        losses = np.asarray(self.losses) / (rows or 1) if per_row else np.asarray(self.losses)
-        axes.plot(np.arange(1, len(losses) + 1), losses, lw=0.6, alpha=0.4, label="each step")
-        width = max(1, len(losses) // 50)
-        if len(losses) >= width > 1:
-            smooth = np.convolve(losses, np.ones(width) / width, "valid")
-            axes.plot(np.arange(width, len(losses) + 1), smooth, lw=1.6, label=f"mean of {width}")
-        if self.validation_losses:
-            steps, values = np.array(self.validation_losses).T
-            axes.plot(steps, values / (held_out or 1) if per_row else values, ".-", lw=1.2, label="validation")
-        axes.set(xlabel="step", ylabel="loss, nats per row" if per_row else "loss, nats")
-        axes.legend(frameon=False)
-        return figure
+        return plot_losses(self.losses, self.validation_losses, self._loss_rows, self.config.get("validation_rows"))
 
 
-def _by_row(terms: Mapping[tuple[str, str], np.ndarray], rows: dict[tuple[str, str], int] | None) -> np.ndarray:
-    """Sum of all terms, one value per data row where there are rows."""
-    total: Any = 0.0
-    for term, value in terms.items():
-        value = np.asarray(value, dtype=np.float64)
-        axes = tuple(d for d in range(-value.ndim, 0) if rows is None or d != rows[term])
-        total = total + value.sum(axis=axes)
-    return np.asarray(total)
-
-
-def knows_rows(guide: Any) -> bool:
-    """Whether a guide has parameters for each row of the data it was made for."""
-    return isinstance(guide, MeanField) and any(guide.row_plates & set(latent.plates) for latent in guide.latents)
-
-
-def _fingerprint(batch: Batch) -> str:
-    """Of all arrays, as the program was given them: one number type for each kind, whatever the library."""
-    given = [*batch.args, *(value for _, value in sorted(batch.kwargs.items()))]
-    arrays = [to_host(value) for value in given if is_array(value)]
-    types = {"f": np.float32, "i": np.int64, "u": np.int64, "b": np.int64}
-    return fingerprint(*(a.astype(types[a.dtype.kind], copy=False) for a in arrays if a.dtype.kind in types))
-
-
-def as_table(batch: Batch) -> Table:
-    """A batch's arrays as data."""
-    return Table(dict(batch.kwargs) or tuple(batch.args), None, 0, lambda value: value)
-
-
-def signature(prepared: Prepared) -> str:
-    """What a checkpoint must share with a run to be continued by it; particles and objective may be others."""
-    shapes = {n: [int(d) for d in np.shape(v)] for n, v in sorted(prepared.program.params.items())}
-    rows = {name: repr(row.estimator) for name, row in prepared.plan.rows.items()}
-    return json.dumps([prepared.backend.name, shapes, rows])
-
-
-__all__ = ["Fit", "as_table", "signature"]
+__all__ = ["Fit"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ppl_gen import estimators, objectives
+from ppl_gen.backends.interface import PathLike
 from ppl_gen.estimators import Plan
 from ppl_gen.estimators.held import Held
 from ppl_gen.program import Facts
+from ppl_gen.training.prepare import Prepared
 
 Spec = dict[str, Any]
 OWN = "own"  # the key of a class that is the user's: its name, all that a file can hold of it
@@ -25,7 +28,7 @@ def _known(name: str) -> Any:
     return None
 
 
-def describe(thing: Any) -> Spec:
+def describe(thing: object) -> Spec:
     """An instance as data: ``{"class": name, "options": {...}}``, or ``{"own": name}`` where it is the user's own."""
     kind = type(thing)
     if _known(kind.__name__) is not kind:
@@ -44,12 +47,12 @@ def _options(kind: type) -> list[str]:
     return [] if kind.__init__ is object.__init__ else list(inspect.signature(kind).parameters)  # type: ignore[misc]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, bool | int | float | str | None) else describe(value)
 
 
-def rebuild(spec: Any, path: Any, where: str, instead: str) -> Any:
+def rebuild(spec: object, path: PathLike, where: str, instead: str) -> Any:
     """The instance that `describe` saw.
 
     Args:
@@ -61,26 +64,24 @@ def rebuild(spec: Any, path: Any, where: str, instead: str) -> Any:
     Raises:
         ValueError: it is the user's own class, or there is none of this name or with these options.
     """
-    if isinstance(spec, Mapping) and OWN in spec:
+    named: Mapping[str, Any] = spec if isinstance(spec, Mapping) else {}
+    if OWN in named:
         raise ValueError(
-            f"checkpoint {path}: expected {where} from ppl_gen; got {spec[OWN]}, a class of your own, which a file cannot hold. "
+            f"checkpoint {path}: expected {where} from ppl_gen; got {named[OWN]}, a class of your own, which a file cannot hold. "
             f"Pass {instead} to load."
         )
-    kind = _known(spec.get("class", "")) if isinstance(spec, Mapping) and isinstance(spec.get("class"), str) else None
-    options = spec.get("options") if kind is not None else None
+    kind = _known(named["class"]) if isinstance(named.get("class"), str) else None
+    options = named.get("options")
     if not isinstance(kind, type) or not isinstance(options, Mapping) or not set(options) <= set(_options(kind)):
         raise _damaged(path, where, spec, instead)
+    given = {n: rebuild(v, path, where, instead) if isinstance(v, Mapping) else v for n, v in options.items()}
     try:
-        return kind(
-            **{n: rebuild(v, path, where, instead) if isinstance(v, Mapping) else v for n, v in options.items()}
-        )
+        return kind(**given)
     except (TypeError, ValueError, ArithmeticError) as error:
-        if "checkpoint" in str(error):
-            raise
         raise _damaged(path, where, spec, instead) from error
 
 
-def _damaged(path: Any, where: str, spec: Any, instead: str) -> ValueError:
+def _damaged(path: PathLike, where: str, spec: object, instead: str) -> ValueError:
     return ValueError(
         f"checkpoint {path}: expected {where} in its header; got {spec!r:.200}. Pass {instead} to load, or train again."
     )
@@ -110,3 +111,10 @@ def sites(facts: Facts) -> list[list[Any]]:
         [s.role, s.name, s.distribution, s.observed, sorted([p, dim] for p, dim in s.plates.items())]
         for s in facts.sites.values()
     ]
+
+
+def signature(prepared: Prepared) -> str:
+    """What a checkpoint must share with a run to be continued by it; particles and objective may be others."""
+    shapes = {n: [int(d) for d in np.shape(v)] for n, v in sorted(prepared.program.params.items())}
+    rows = {name: repr(row.estimator) for name, row in prepared.plan.rows.items()}
+    return json.dumps([prepared.backend.name, shapes, rows])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.interface import Data
 from ppl_gen.program import Batch
 from ppl_gen.training.batches import is_array
 from ppl_gen.training.checkpoint import Missing
@@ -33,18 +34,18 @@ def is_whole(template: Template) -> bool:
     return not any(isinstance(v, Missing) for v in (*template["args"], *template["kwargs"].values()))
 
 
-def data_of(template: Template, fill: Fill = _between, seed: int = 0) -> Any:
+def data_of(template: Template, fill: Fill = _between, seed: int = 0) -> Data:
     """The data of a template, with arrays made up where there are none."""
     rng = np.random.default_rng(seed)
 
-    def value(entry: Any) -> Any:
+    def value(entry: object) -> object:
         return fill(entry, rng).astype(entry.dtype) if isinstance(entry, Missing) else entry
 
     args = tuple(value(entry) for entry in template["args"])
     return {key: value(entry) for key, entry in template["kwargs"].items()} or args
 
 
-def candidates(template: Template, redraw: Callable[[Any], Any]) -> Iterator[Any]:
+def candidates(template: Template, redraw: Callable[[Data], Data]) -> Iterator[Data]:
     """Data to try, the likeliest first, their observed sites drawn from the model where it can run at all."""
     for fill in FILLS:
         made = data_of(template, fill)
@@ -60,7 +61,7 @@ def candidates(template: Template, redraw: Callable[[Any], Any]) -> Iterator[Any
 def others(batch: Batch) -> Batch:
     """The batch with other values throughout, to see what hangs on them."""
 
-    def other(value: Any) -> Any:
+    def other(value: object) -> object:
         return value if not is_array(value) else ~value if "bool" in str(value.dtype) else 1 - value
 
     return Batch(tuple(map(other, batch.args)), {k: other(v) for k, v in batch.kwargs.items()}, batch.scale, batch.rows)

@@ -9,51 +9,29 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.checks import check_gradients
+from ppl_gen.backends.interface import Callback, Data, Seed
 from ppl_gen.backends.seeds import as_seed
 from ppl_gen.estimators import Estimator, Plan
-from ppl_gen.evaluate.measure import best_plan, with_plan
 from ppl_gen.evaluate.measure import measure as run_measure
-from ppl_gen.infer.arguments import check_choices, check_program
-from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
-from ppl_gen.program import Batch
-from ppl_gen.training.batches import Table, as_arguments, check_data
-from ppl_gen.training.model import model_of
-from ppl_gen.training.prepare import Prepared, choose_backend, own_objective, under
+from ppl_gen.evaluate.selection import best_plan
+from ppl_gen.infer.reading import read
+from ppl_gen.objectives import Bound
+from ppl_gen.training.prepare import own_objective, under, with_plan
+from ppl_gen.training.step import Objective
 from ppl_gen.training.trainer import sample_gradients
 
 
-def read(
-    model: Any, guide: Any, data: Any, backend: str | None, params: Mapping[str, Any] | None, **options: Any
-) -> tuple[Prepared, Batch]:
-    """The program, read on the whole data as one batch."""
-    check_program(model, guide, data, backend)
-    check_choices(options.get("estimators"), options.get("num_particles", 1))
-    args, kwargs = as_arguments(data)
-    parts = model_of(model)
-    bad = None if parts.encode else check_data(args, kwargs)
-    guide = parts.guide if guide is None else guide
-    module = choose_backend(model, guide, args, kwargs, backend)
-    source = Table(parts.encoded(data), None, 0, converter(module, "cpu"))
-    batch = source.first()
-    makers = [lambda: guide]
-    if guide is None:
-        makers = automatic(model, module, source.num_rows, batch, resized(source), options.get("seed", 0), "cpu")
-    prepared = prepare_any(model, makers, batch, backend=module, bad=bad, **options)
-    if params is not None:
-        module.set_params(prepared.program, params)
-    return prepared, batch
-
-
 def plan(
-    model: Any,
-    guide: Any = None,
-    data: Any = None,
+    model: Callback,
+    guide: Callback | None = None,
+    data: Data = None,
     *,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
-    objective: Any = None,
+    objective: Bound | None = None,
     backend: str | None = None,
-    seed: Any = 0,
+    device: str = "auto",
+    seed: Seed = 0,
     measure: bool = False,
 ) -> Plan:
     """Which gradient estimator each latent site gets, and why, without training.
@@ -67,6 +45,8 @@ def plan(
         num_particles: draws per step.
         objective: what will be trained on, which may rule estimators out; None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
+        device: "auto" takes a GPU where the backend sees one and the program can run there; or a name, such as "cpu" or
+            "cuda:1", which is used or refused.
         seed: of the first run.
         measure: try every unbiased estimator wherever it suits a discrete site, and each site's best together, at the
             initial parameters with baselines trained for 200 steps, and keep the plan with the least variance times
@@ -79,15 +59,15 @@ def plan(
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
         TypeError: `objective` is none.
+        ValueError: there is no such device.
     """
     seed = as_seed(seed)
-    prepared, batch = read(
-        model, guide, data, backend, None, estimators=estimators, num_particles=num_particles, seed=seed
-    )
+    choices: dict[str, Any] = {"device": device, "estimators": estimators, "num_particles": num_particles, "seed": seed}
+    prepared, batch = read(model, guide, data, backend, None, **choices)
     objective = own_objective(model) if objective is None else objective
     prepared = under(prepared, objective, seed, batch)
     if measure:
-        best: Plan = objective.accept(best_plan(prepared, batch, estimators or {}, seed, objective))
+        best = objective.accept(best_plan(prepared, batch, estimators or {}, seed, objective))
         found = run_measure(with_plan(prepared, best, seed), batch, 200, seed, objective)
         for name, row in best.rows.items():
             best.rows[name] = replace(row, variance=found.of_site(name))
@@ -96,17 +76,18 @@ def plan(
 
 
 def gradient(
-    model: Any,
-    guide: Any = None,
-    data: Any = None,
+    model: Callback,
+    guide: Callback | None = None,
+    data: Data = None,
     *,
     estimators: Mapping[str, Estimator] | None = None,
     num_samples: int = 1,
     num_particles: int = 1,
-    objective: Any = None,
+    objective: Objective | None = None,
     backend: str | None = None,
+    device: str = "auto",
     params: Mapping[str, Any] | None = None,
-    seed: Any = 0,
+    seed: Seed = 0,
 ) -> dict[str, np.ndarray]:
     """Independent single-step estimates of the gradient of the loss (for the ELBO: of minus the ELBO).
 
@@ -120,6 +101,8 @@ def gradient(
         num_particles: draws per estimate.
         objective: None means the model's own, else the ELBO.
         backend: "torch" or "jax"; None notices it.
+        device: "auto" takes a GPU where the backend sees one and the program can run there; or a name, such as "cpu" or
+            "cuda:1", which is used or refused.
         params: parameter name -> array in unconstrained space; None means the program's own initial values.
         seed: of the draws.
 
@@ -129,11 +112,11 @@ def gradient(
     Raises:
         ProgramError: the program or the data cannot be trained with; the message names the site.
         NonFinite: an estimate is NaN or infinite; the message names the parameter.
+        ValueError: there is no such device.
     """
     seed = as_seed(seed)
-    prepared, batch = read(
-        model, guide, data, backend, params, estimators=estimators, num_particles=num_particles, seed=seed
-    )
+    choices: dict[str, Any] = {"device": device, "estimators": estimators, "num_particles": num_particles, "seed": seed}
+    prepared, batch = read(model, guide, data, backend, params, **choices)
     objective = own_objective(model) if objective is None else objective
     prepared = under(prepared, objective, seed, batch)
     found = sample_gradients(prepared, objective, batch, num_samples, seed)

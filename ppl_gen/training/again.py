@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.backends.interface import Backend, Program
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan, make_plan
 from ppl_gen.estimators.held import Held
-from ppl_gen.program import Batch
+from ppl_gen.program import Batch, Facts
 
 READINGS = 12  # more, of a program that draws from the host's random state
 MOST_KINDS = 16  # of batches that are read
 
 
-def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, when: str) -> Plan:
+def read_again(backend: Backend, known: Program, plan: Plan, batch: Batch, seed: int, when: str) -> Plan:
     """Read the program anew, on `batch`: what was read before must cover it.
 
     Args:
@@ -39,12 +40,9 @@ def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, wh
     """
     program = backend.Program(known.model, known.guide, seed=seed, device=known.device)
     program.row_plates = known.row_plates
-    own = {name: row.estimator for name, row in plan.rows.items() if not isinstance(row.estimator, Held)}
     try:
         with backends.tripwire(backend.name), program.session(seed):
-            facts = backend.read(program, batch)
-            latents = {site.name for site in facts.latents()}
-            other = make_plan(facts, {n: e for n, e in own.items() if n in latents}, plan.num_particles)
+            other = _planned_alike(backend.read(program, batch), plan)
     except ProgramError as error:
         raise ProgramError(
             f"the program is another {when}. {error} Ask for estimators that are right in all of them, such as Score()."
@@ -55,7 +53,14 @@ def read_again(backend: Any, known: Any, plan: Plan, batch: Batch, seed: int, wh
     return other
 
 
-def check_host(backend: Any, program: Any, plan: Plan, batch: Batch, seed: int) -> None:
+def _planned_alike(facts: Facts, plan: Plan) -> Plan:
+    """The plan of these facts, with another plan's estimators."""
+    latents = {site.name for site in facts.latents()}
+    own = {n: row.estimator for n, row in plan.rows.items() if n in latents and not isinstance(row.estimator, Held)}
+    return make_plan(facts, own, plan.num_particles)
+
+
+def check_host(backend: Backend, program: Program, plan: Plan, batch: Batch, seed: int) -> None:
     """Where runs draw from Python's or NumPy's global random state, what they draw must not change the plan.
 
     Twelve more readings see a turn that one run in five takes with probability 0.93.
@@ -92,7 +97,7 @@ class Watch:
         by_data: whether arrays count too, as the program reads them on the host.
     """
 
-    def __init__(self, first: Batch, read: Callable[[Batch, str], Any], by_data: bool = False) -> None:
+    def __init__(self, first: Batch, read: Callable[[Batch, str], object], by_data: bool = False) -> None:
         self._read, self._by_data = read, by_data
         self._seen = {kind(first, by_data)}
 
@@ -118,7 +123,7 @@ def kind(batch: Batch, by_data: bool = False) -> Hashable:
     return _kind(batch.args, by_data), _kind(batch.kwargs, by_data)
 
 
-def _kind(value: Any, by_data: bool) -> Hashable:
+def _kind(value: object, by_data: bool) -> Hashable:
     if isinstance(value, bool | int | str | bytes | Enum | None):
         return type(value), value
     if isinstance(value, float):  # a weight that is annealed is of one kind, but for none at all
@@ -131,7 +136,7 @@ def _kind(value: Any, by_data: bool) -> Hashable:
     return type(value), getattr(value, "ndim", None), content
 
 
-def _bytes(array: Any) -> bytes:
+def _bytes(array: object) -> bytes:
     detach = getattr(array, "detach", None)
     return np.asarray(detach().cpu().numpy() if detach else array).tobytes()
 

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.interface import Data
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch
+from ppl_gen.program.arrays import Array
 
 Convert = Callable[[Any], Any]
+Loading = Callable[[], AbstractContextManager[object]]
+END: Any = object()  # of an iterable
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> TypeGuard[Array]:
     """Whether `value` is some library's array."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def is_stream(data: Any) -> bool:
+def is_stream(data: object) -> TypeGuard[Iterable[Any]]:
     """Whether `data` is an iterable of batches rather than the data themselves."""
     plain = data is None or isinstance(data, tuple | Mapping | str) or is_array(data) or hasattr(data, "columns")
     return not plain and isinstance(data, Iterable)
 
 
-def as_arguments(data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_arguments(data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Data as positional and keyword arguments: a tuple, a dict, or one argument."""
     if data is None:
         return (), {}
@@ -49,7 +54,7 @@ def check_data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]
     return checks.finite_arrays(arrays)
 
 
-def to_host(value: Any) -> np.ndarray:
+def to_host(value: object) -> np.ndarray:
     """Any library's array as a NumPy array."""
     detach = getattr(value, "detach", None)
     return np.asarray(detach().cpu().numpy() if detach else value)
@@ -70,7 +75,7 @@ def plain_list(named: Iterable[tuple[Any, Any]]) -> str | None:
     return None
 
 
-def is_numbers(value: Any) -> bool:
+def is_numbers(value: object) -> bool:
     """Whether it is a number, or a list of them, however deep."""
     if isinstance(value, list | tuple):
         return bool(value) and all(map(is_numbers, value))
@@ -93,7 +98,7 @@ class Table:
 
     one_by_one = False
 
-    def __init__(self, data: Any, batch_size: int | None, seed: int, convert: Convert) -> None:
+    def __init__(self, data: Data, batch_size: int | None, seed: int, convert: Convert) -> None:
         args, kwargs = as_arguments(data)
         self._keys = [*range(len(args)), *kwargs]
         self._values = {key: convert(value) for key, value in zip(self._keys, [*args, *kwargs.values()], strict=True)}
@@ -130,7 +135,7 @@ class Table:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_rows or 1))
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def build(self, arrays: list[Any], rows: Any, index: slice | None = None) -> Batch:
+    def build(self, arrays: list[Any], rows: np.ndarray | None, index: slice | None = None) -> Batch:
         """The batch of these rows of these arrays; nothing else is read, so it can be traced.
 
         `index` says the same rows as a slice, where they follow one another: JAX compiles less for it.
@@ -169,6 +174,11 @@ class Table:
             yield (1.0 if rows is None else len(rows) / total), self.build(self.arrays, rows)
 
 
+def as_table(batch: Batch) -> Table:
+    """A batch's arrays as data."""
+    return Table(dict(batch.kwargs) or tuple(batch.args), None, 0, lambda value: value)
+
+
 class Stream:
     """A list or another iterable of batches, each given as data would be.
 
@@ -180,13 +190,16 @@ class Stream:
         data: the batches.
         convert: a host array to the backend's own.
         encode: what a built-in model does to its data first.
+        loading: what the iterable is gone through in, a loader's own random numbers drawn where its generator is.
     """
 
     batch_size = None
     one_by_one = True
 
-    def __init__(self, data: Iterable[Any], convert: Convert, encode: Callable[[Any], Any] | None = None) -> None:
-        self._data, self._convert, self._encode = data, convert, encode
+    def __init__(
+        self, data: Iterable[Any], convert: Convert, encode: Convert | None = None, loading: Loading = nullcontext
+    ) -> None:
+        self._data, self._convert, self._encode, self._loading = data, convert, encode, loading
         self._iterator: Iterator[Any] | None = None  # started inside a session: a loader may draw random numbers
         self._ahead: dict[int, Table] = {}
         self._watch: Callable[[Batch], None] | None = None
@@ -209,16 +222,18 @@ class Stream:
         sampler = getattr(data, "sampler", None) if isinstance(getattr(data, "dataset", None), Sized) else None
         return len(sampler) if isinstance(sampler, Sized) else None
 
-    def _as_table(self, batch: Any, convert: Convert) -> Table:
+    def _as_table(self, batch: Data, convert: Convert) -> Table:
         batch = tuple(batch) if isinstance(batch, list) else batch
         return Table(self._encode(batch) if self._encode else batch, None, 0, convert)
 
     def _next(self) -> Table | None:
         """One more batch, from the beginning again where that is possible."""
         for _ in range(2):
-            if self._iterator is None:
-                self._iterator = iter(self._data)
-            for batch in self._iterator:
+            with self._loading():
+                if self._iterator is None:
+                    self._iterator = iter(self._data)
+                batch = next(self._iterator, END)
+            if batch is not END:
                 return self._as_table(batch, self._convert)
             if self._iterator is self._data:
                 break
@@ -253,7 +268,7 @@ class Stream:
         self._now = self._table(step)
         return self._now.arrays, None
 
-    def build(self, arrays: list[Any], rows: Any) -> Batch:
+    def build(self, arrays: list[Any], rows: np.ndarray | None) -> Batch:
         """The batch last asked for by `at`, of these arrays."""
         batch = self._now.build(arrays, None)
         return Batch(batch.args, batch.kwargs, self._scale(self._now), None)
@@ -273,7 +288,13 @@ class Stream:
 
     def passes(self, chunk: int | None) -> Iterator[tuple[float, Batch]]:
         """Every batch once: (its share of the rows, the batch, scaled to all rows where they are counted)."""
-        for batch in self._data:
+        with self._loading():
+            batches = iter(self._data)
+        while True:
+            with self._loading():
+                batch = next(batches, END)
+            if batch is END:
+                return
             built = self._built(self._as_table(batch, self._convert))
             yield 1.0 / built.scale, built
 
@@ -284,7 +305,12 @@ class Stream:
 
 
 def make_source(
-    data: Any, batch_size: int | None, seed: int, convert: Convert, encode: Callable[[Any], Any] | None = None
+    data: Data,
+    batch_size: int | None,
+    seed: int,
+    convert: Convert,
+    encode: Convert | None = None,
+    loading: Loading = nullcontext,
 ) -> Table | Stream:
     """The source of batches for whatever `fit` was given."""
     if isinstance(data, list) and not data:
@@ -295,7 +321,7 @@ def make_source(
         raise ValueError(
             f"batch_size: expected None, as the data come in batches; got {batch_size}. Drop it, or pass arrays."
         )
-    return Stream(data, convert, encode)
+    return Stream(data, convert, encode, loading)
 
 
-__all__ = ["Stream", "Table", "is_array", "is_stream", "make_source"]
+__all__ = ["Stream", "Table", "as_table", "is_array", "is_stream", "make_source"]

@@ -15,8 +15,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ppl_gen.backends.interface import PathLike
+from ppl_gen.program.arrays import Array
+from ppl_gen.training.batches import is_array, to_host
+
 VERSION = 2
 READABLE = (1, VERSION)  # the first kept rows, and neither objective nor estimators
+UNREADABLE = (
+    SafetensorError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    RecursionError,
+)
 MOST_NUMBERS = 2**31  # of one array of data that is to be made up
 
 
@@ -34,7 +48,7 @@ class Missing:
 
 
 def write(
-    path: Any, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any], keep: bool = False
+    path: PathLike, state: dict[str, np.ndarray], meta: dict[str, Any], template: dict[str, Any], keep: bool = False
 ) -> None:
     """Write a checkpoint: to a temporary file first, which then takes the place of the old one.
 
@@ -53,13 +67,16 @@ def write(
         plain["kwargs"][key] = _store(arrays, f"data/{key}", value, keep)
     contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
     content = {"version": VERSION, "meta": meta, "template": plain, "arrays": _listed(contiguous)}
-    header = {"ppl_gen": json.dumps(content)}
-    target = Path(path)
+    _replace(Path(path), save(contiguous, metadata={"ppl_gen": json.dumps(content)}))
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Put a whole file in the place of the one that is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(save(contiguous, metadata=header))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -72,12 +89,11 @@ def _listed(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()}
 
 
-def _store(arrays: dict[str, np.ndarray], name: str, value: Any, keep: bool) -> Any:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+def _store(arrays: dict[str, np.ndarray], name: str, value: object, keep: bool) -> Any:
+    if is_array(value):
         if not keep:
             return {"shape": [int(size) for size in value.shape], "dtype": _type_name(value)}
-        detach = getattr(value, "detach", None)
-        arrays[name] = np.asarray(detach().cpu().numpy() if detach else value)
+        arrays[name] = to_host(value)
         return {"array": name}
     try:
         json.dumps(value)
@@ -89,7 +105,7 @@ def _store(arrays: dict[str, np.ndarray], name: str, value: Any, keep: bool) -> 
     return {"value": value}
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: Array) -> str:
     """The name of the NumPy type like an array's; that of floats where there is none."""
     name = str(value.dtype).removeprefix("torch.")
     try:
@@ -98,7 +114,7 @@ def _type_name(value: Any) -> str:
         return "float32"
 
 
-def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """(state, meta, template) of a checkpoint; in the template `Missing` stands for what was not kept.
 
     Raises:
@@ -108,35 +124,31 @@ def read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, An
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint: expected a file at {path}; got none. Check the path.")
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["ppl_gen"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["version"] not in READABLE:
-            raise ValueError(f"version {header['version']}")
-        if header["version"] == VERSION:
-            _check_listed(header["arrays"], _listed(arrays))
-        template = header["template"]
-        restored = {
-            "args": [_restore(arrays, entry) for entry in template["args"]],
-            "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
-        }
-        meta = {**header["meta"], "version": header["version"]}
-    except (
-        SafetensorError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        OSError,
-        RecursionError,
-    ) as error:
+        arrays, meta, template = _parsed(path)
+    except UNREADABLE as error:
         raise ValueError(
             f"checkpoint {path}: expected a file written by ppl_gen, version {VERSION}; got one that cannot be read ({error}). "
             "Train again, or give the path of another checkpoint."
         ) from None
     state = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
-    return state, meta, restored
+    return state, meta, template
+
+
+def _parsed(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """(all arrays, meta, template); raises one of `UNREADABLE` where the file is none."""
+    with safe_open(str(path), framework="numpy") as file:
+        header = json.loads((file.metadata() or {})["ppl_gen"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header["version"] not in READABLE:
+        raise ValueError(f"version {header['version']}")
+    if header["version"] == VERSION:
+        _check_listed(header["arrays"], _listed(arrays))
+    template = header["template"]
+    restored = {
+        "args": [_restore(arrays, entry) for entry in template["args"]],
+        "kwargs": {key: _restore(arrays, entry) for key, entry in template["kwargs"].items()},
+    }
+    return arrays, {**header["meta"], "version": header["version"]}, restored
 
 
 def _check_listed(expected: dict[str, str], found: dict[str, str]) -> None:
@@ -155,7 +167,7 @@ def _restore(arrays: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
     return arrays[entry["array"]] if "array" in entry else entry["value"]
 
 
-def warn_old(path: Any) -> None:
+def warn_old(path: PathLike) -> None:
     """Say what a file of an older version lacks."""
     warnings.warn(
         f"checkpoint {path}: written by an older version, which stored neither objective, particles nor estimators, and whose "
@@ -164,7 +176,7 @@ def warn_old(path: Any) -> None:
     )
 
 
-def history(path: Any, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:
+def history(path: PathLike, state: Mapping[str, np.ndarray]) -> tuple[list[float], list[tuple[int, float]]]:
     """(losses, (step, validation loss) pairs) among the arrays of a checkpoint.
 
     Raises:
@@ -193,7 +205,7 @@ def parted(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def fitting(
-    path: Any, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], advice: str, prefix: str = ""
+    path: PathLike, state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], advice: str, prefix: str = ""
 ) -> None:
     """Check that a checkpoint has every expected array, in its shape and kind.
 

@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from types import FrameType
+from typing import ParamSpec, TypeVar
 
 from ppl_gen.errors import Interrupted
 
@@ -25,7 +26,7 @@ class Halt:
         """Whether it was."""
         return self.asked
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:  # a second one does not wait for the step to end
             raise KeyboardInterrupt
         self.asked = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,20 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ppl_gen.backends.held import changed
-from ppl_gen.backends.held import state as state_of
+from ppl_gen.backends.interface import PathLike
+from ppl_gen.backends.values import changed
+from ppl_gen.backends.values import state as state_of
 from ppl_gen.errors import Interrupted, NonFinite
 from ppl_gen.estimators import Plan
 from ppl_gen.training import checkpoint as files
 from ppl_gen.training.batches import Stream, Table, length
 from ppl_gen.training.interrupt import Halt, listening
 from ppl_gen.training.progress import Progress
+from ppl_gen.training.trainer import Trainer
 
 REPORTS = 100  # callbacks and progress at most this often in a run
 SAVES = 20  # checkpoints
+ANOTHER = "Remove the file, or choose another path."
 DRAWS = 4  # of the held-out loss, the same at every evaluation: a single one would choose by its luck
 
 
@@ -39,7 +42,7 @@ class Result(Protocol):
     def params(self) -> dict[str, np.ndarray]:
         """Parameters in constrained space."""
 
-    def save(self, path: Any) -> None:
+    def save(self, path: PathLike) -> None:
         """Write it to a file."""
 
     def meta(self) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class HeldOut:
     chunk: int | None
     rows: int | None = None
 
-    def loss(self, trainer: Any) -> float:
+    def loss(self, trainer: Trainer) -> float:
         """The loss on all rows, nats: what belongs to rows is summed, what does not counts once."""
         total, rows = 0.0, 0
         for number, (share, batch) in enumerate(self.source.passes(self.chunk)):
@@ -91,11 +94,11 @@ class HeldOut:
 
 def loop(
     state: Running,
-    trainer: Any,
-    source: Any,
+    trainer: Trainer,
+    source: Table | Stream,
     held_out: HeldOut | None,
     patience: int | None,
-    path: Any,
+    path: PathLike | None,
     callbacks: list[Callable[[Running], None]],
     show: bool,
 ) -> None:
@@ -111,7 +114,7 @@ def loop(
     bar = Progress(state.steps, state.step, state.fit.plan, state.fit.config["loss_rows"], show)
     try:
         with listening() as halt:
-            _run(state, trainer, source, held_out, patience, path, callbacks, bar, halt)
+            _Course(state, trainer, source, held_out, patience, path, callbacks, bar, halt).run()
         if path is not None:
             save(path, state)
         _keep_best(state, trainer)
@@ -125,43 +128,53 @@ def loop(
         bar.close()
 
 
-def _run(
-    state: Running,
-    trainer: Any,
-    source: Any,
-    held_out: HeldOut | None,
-    patience: int | None,
-    path: Any,
-    callbacks: list[Callable[[Running], None]],
-    bar: Progress,
-    halt: Halt,
-) -> None:
-    every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
-    judge = max(every, -(-source.per_pass // 3)) if held_out is not None else state.steps + 1
-    burnt = _BurntIn(trainer)
-    while state.step < state.steps and not state.stop:
-        losses = _advance(state, trainer, source, (every, saves, judge), halt)
-        last = state.step == state.steps or not len(losses)
+@dataclass
+class _Course:
+    """A run between its beginning and its end."""
+
+    state: Running
+    trainer: Trainer
+    source: Table | Stream
+    held_out: HeldOut | None
+    patience: int | None
+    path: PathLike | None
+    callbacks: list[Callable[[Running], None]]
+    bar: Progress
+    halt: Halt
+
+    def run(self) -> None:
+        """Steps, and a report after every few of them."""
+        state = self.state
+        every, saves = max(1, state.steps // REPORTS), max(1, state.steps // SAVES)
+        judge = max(every, -(-self.source.per_pass // 3)) if self.held_out is not None else state.steps + 1
+        burnt = _BurntIn(self.trainer)
+        while state.step < state.steps and not state.stop:
+            losses = _advance(state, self.trainer, self.source, (every, saves, judge), self.halt)
+            last = state.step == state.steps or not len(losses)
+            self._judged(losses, last or state.step % judge == 0)
+            if self.path is not None and (last or state.stop or state.step % saves == 0):
+                save(self.path, state)
+            if last or state.step % every == 0:
+                with burnt.watching() if self.callbacks else nullcontext():
+                    for callback in self.callbacks:
+                        callback(state)
+            if self.halt():
+                raise KeyboardInterrupt
+
+    def _judged(self, losses: np.ndarray, due: bool) -> None:
+        """Take in the losses of some steps, with the held-out loss where that is due."""
         value = None
-        if held_out is not None and not halt() and (last or state.step % judge == 0):
-            value = _validate(state, trainer, held_out)
-        _sync(state)
-        bar.update(losses, value, state.fit.config["validation_rows"])
-        state.stop = _enough(state, patience) or not len(losses)
-        if path is not None and (last or state.stop or state.step % saves == 0):
-            save(path, state)
-        if last or state.step % every == 0:
-            with burnt.watching() if callbacks else nullcontext():
-                for callback in callbacks:
-                    callback(state)
-        if halt():
-            raise KeyboardInterrupt
+        if self.held_out is not None and not self.halt() and due:
+            value = _validate(self.state, self.trainer, self.held_out)
+        _sync(self.state)
+        self.bar.update(losses, value, self.state.fit.config["validation_rows"])
+        self.state.stop = _enough(self.state, self.patience) or not len(losses)
 
 
 class _BurntIn:
     """Python values that the program read when its step was compiled; what callbacks make of them does not reach that step."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.said = trainer, False
 
     def _now(self) -> dict[str, Any]:
@@ -186,7 +199,7 @@ class _BurntIn:
             )
 
 
-def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterrupt) -> NoReturn:
+def _interrupted(state: Running, trainer: Trainer, path: PathLike | None, error: KeyboardInterrupt) -> NoReturn:
     """Keep what there is, in the checkpoint too, and go on raising."""
     done = [float(loss) for loss in getattr(error, "losses", ())]
     state.losses += done
@@ -201,14 +214,16 @@ def _interrupted(state: Running, trainer: Any, path: Any, error: KeyboardInterru
     ) from None
 
 
-def _keep_best(state: Running, trainer: Any) -> None:
+def _keep_best(state: Running, trainer: Trainer) -> None:
     """Where validation has judged, the fit is the best state; the last one is still what a file is to hold."""
     if state.fit._best is not None:
         state.fit._last = trainer.state()
         trainer.load(state.fit._best)
 
 
-def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], halt: Halt) -> np.ndarray:
+def _advance(
+    state: Running, trainer: Trainer, source: Table | Stream, marks: tuple[int, ...], halt: Halt
+) -> np.ndarray:
     """Steps up to the next mark, or the end of the data; their losses."""
     until = min(state.steps, *((state.step // mark + 1) * mark for mark in marks))
     count = source.ready(state.step, until - state.step)
@@ -217,7 +232,7 @@ def _advance(state: Running, trainer: Any, source: Any, marks: tuple[int, ...], 
             f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
         )
         return np.zeros(0)
-    losses: np.ndarray = trainer.steps(source, state.step, count, halt)
+    losses = trainer.steps(source, state.step, count, halt)
     state.losses += [float(loss) for loss in losses]
     state.step += len(losses)
     return losses
@@ -228,7 +243,7 @@ def _sync(state: Running) -> None:
     state.fit.validation_losses = list(state.validation_losses)
 
 
-def _validate(state: Running, trainer: Any, held_out: HeldOut) -> float:
+def _validate(state: Running, trainer: Trainer, held_out: HeldOut) -> float:
     """The held-out loss in nats; remember the state if it is the best so far."""
     if state.validation_losses and state.validation_losses[-1][0] == state.step:
         return state.validation_losses[-1][1]
@@ -251,13 +266,13 @@ def _enough(state: Running, patience: int | None) -> bool:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def save(path: Any, state: Running) -> None:
+def save(path: PathLike, state: Running) -> None:
     """Write all that a continued run needs, and no rows."""
     _sync(state)
     state.fit.save(path)
 
 
-def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) -> None:
+def _continue_or_begin(path: PathLike, state: Running, trainer: Trainer, judged: bool) -> None:
     """Take up a checkpoint that fits; write one where there is none, so that what cannot be written shows now.
 
     What was best on validation data counts only where that is still `judged`.
@@ -266,22 +281,15 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
         save(path, state)
         return
     arrays, meta, _ = files.read(path)
-    own = state.fit.meta()
-    for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
-        if meta.get(key) != own[key]:
-            raise ValueError(
-                f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
-                "Remove the file, or choose another path."
-            )
+    _check_same_run(path, meta, state.fit.meta())
     if meta["version"] != files.VERSION:
         files.warn_old(path)
     last, best = files.parted(arrays)
     losses, validation = files.history(path, arrays)
     expected = {name: value for name, value in trainer.state().items() if not name.startswith("random/")}
-    advice = "Remove the file, or choose another path."
-    files.fitting(path, last, expected, advice)
+    files.fitting(path, last, expected, ANOTHER)
     if best is not None:
-        files.fitting(path, best, expected, advice, files.BEST)
+        files.fitting(path, best, expected, ANOTHER, files.BEST)
     try:
         trainer.load(last)
     except ValueError as error:
@@ -291,3 +299,13 @@ def _continue_or_begin(path: Any, state: Running, trainer: Any, judged: bool) ->
         state.fit._best, state.validation_losses = best, validation
     state.step = len(state.losses)
     _sync(state)
+
+
+def _check_same_run(path: PathLike, meta: Mapping[str, object], own: Mapping[str, object]) -> None:
+    """Raise where a checkpoint is of another run."""
+    for key in ("signature", "seed", "batch_size", "num_rows", "optimizer"):
+        if meta.get(key) != own[key]:
+            raise ValueError(
+                f"checkpoint {path}: expected one of this program, plan and data, with {key} {own[key]!r}; got {meta.get(key)!r}. "
+                f"{ANOTHER}"
+            )

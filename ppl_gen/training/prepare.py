@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +13,19 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.backends import checks
 from ppl_gen.backends.dreams import check_dreams
-from ppl_gen.backends.held import numbers
+from ppl_gen.backends.interface import Backend, Callback, Program
+from ppl_gen.backends.values import numbers
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.objectives import ELBO
+from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 from ppl_gen.training.again import check_host
 from ppl_gen.training.batches import plain_list
 from ppl_gen.training.model import model_of
+from ppl_gen.training.step import Objective
+
+Baselines = tuple[dict[str, Any], dict[str, Any]]  # weights and running averages: site -> name -> array
 
 
 @dataclass
@@ -35,10 +40,10 @@ class Prepared:
         idle: parameters that nothing depends on.
     """
 
-    backend: Any
-    program: Any
+    backend: Backend
+    program: Program
     plan: Plan
-    start: tuple[dict[str, Any], dict[str, Any]]
+    start: Baselines
     idle: list[str]
 
     def tripwire(self) -> AbstractContextManager[None]:
@@ -58,26 +63,54 @@ def no_guide(*args: Any, **kwargs: Any) -> None:
     """The guide of a model without latents."""
 
 
-def choose_backend(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None) -> Any:
+def choose_backend(
+    model: Callback, guide: Callback | None, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str | None
+) -> Backend:
     """The backend module, asked for or noticed."""
     return backends.get(backend or backends.detect(model, guide, args, kwargs))
 
 
+def choose_device(
+    backend: Backend, device: str, model: Callback, guide: Callback | None
+) -> tuple[str, tuple[str, ...]]:
+    """(the device that a program runs on, what the plan is to say of it): a GPU where there is one and the program can.
+
+    Raises:
+        ValueError: a device was asked for by name that is not there.
+        ProgramError: the program holds tensors that are on another one.
+    """
+    place = backend.resolve_device(device)
+    held = backend.held_elsewhere(place, model, guide)
+    if not held:
+        return place, ()
+    what = f"{held[0]} (and {len(held) - 1} more)" if len(held) > 1 else held[0]
+    if device != "auto":
+        raise ProgramError(
+            f"device: expected a program whose tensors are on {device!r}; got one that holds {what}. Make them inside the "
+            f"program, keep them as buffers of a module that it calls, move them with .to({device!r}), or pass device='cpu'."
+        )
+    return "cpu", (
+        f"device: runs on the CPU and not on {place!r}, as the program holds {what}; made inside the program, or as buffers of a "
+        "module that it calls, they would be moved",
+    )
+
+
 def prepare(
-    model: Any,
-    guide: Any,
+    model: Callback,
+    guide: Callback,
     batch: Batch,
     *,
-    backend: Any,
+    backend: Backend,
     estimators: Mapping[str, Estimator] | None = None,
     num_particles: int = 1,
     seed: int = 0,
     device: str = "cpu",
-    row_plates: Any = (),
+    row_plates: Collection[str] | None = (),
     bad: tuple[str, str] | None = None,
     unsummed: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Prepared:
-    """Read the program on `batch` and plan.
+    """Read the program on `batch` and plan; the plan says what is in `notes`, too.
 
     Raises:
         ProgramError: anything that would make training wrong or silent.
@@ -87,26 +120,32 @@ def prepare(
     program, before = backend.Program(model, guide, seed=seed, device=device), numbers(model, guide)
     program.row_plates = row_plates
     with backends.tripwire(backend.name), program.session(seed):
-        try:
-            facts = backend.read(program, batch)
-        except Exception as error:
-            where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
-            told = isinstance(error, ProgramError) and error.__cause__ is None
-            if where is not None and not told:
-                raise ProgramError(
-                    f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
-                    f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
-                ) from error
-            if isinstance(error, ProgramError) or bad is None:
-                raise
-            raise _not_finite(bad) from error
-        if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
-            raise _not_finite(bad)
-        facts = replace(facts, notes=(*facts.notes, *_said_of_counters(before, numbers(model, guide))))
+        facts = _read(backend, program, batch, bad)
+        facts = replace(facts, notes=(*facts.notes, *notes, *_said_of_counters(before, numbers(model, guide))))
         idle = checks.check_params(facts, program.statements, PARAM)
         plan = make_plan(replace(facts, unsummed=unsummed), estimators, num_particles)
     check_host(backend, program, plan, batch, seed)
     return Prepared(backend, program, plan, start_baselines(facts, plan, seed), idle)
+
+
+def _read(backend: Backend, program: Program, batch: Batch, bad: tuple[str, str] | None) -> Facts:
+    """The facts; where data are no arrays, or not finite, that is what is said of an error. Call inside a session."""
+    try:
+        facts = backend.read(program, batch)
+    except Exception as error:
+        where = plain_list([*enumerate(batch.args), *batch.kwargs.items()])
+        told = isinstance(error, ProgramError) and error.__cause__ is None
+        if where is not None and not told:
+            raise ProgramError(
+                f"{where}: expected an array; got a list of numbers, which is passed on as it is, and the program could not "
+                f"take it ({type(error).__name__}: {error}). Pass numpy.array of it."
+            ) from error
+        if isinstance(error, ProgramError) or bad is None:
+            raise
+        raise _not_finite(bad) from error
+    if bad is not None and not backend.is_finite(program, batch):  # what the program masks or replaces does no harm
+        raise _not_finite(bad)
+    return facts
 
 
 def _said_of_counters(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
@@ -122,12 +161,12 @@ def _not_finite(bad: tuple[str, str]) -> ProgramError:
     return ProgramError(f"{bad[0]}: expected finite values; got {bad[1]}. Remove, impute or mask such rows.")
 
 
-def own_objective(model: Any) -> Any:
+def own_objective(model: Callback) -> Bound:
     """The objective that a model is made for; the ELBO where it names none."""
     return model_of(model).objective or ELBO()
 
 
-def under(prepared: Prepared, objective: Any, seed: int, batch: Batch) -> Prepared:
+def under(prepared: Prepared, objective: Objective, seed: int, batch: Batch) -> Prepared:
     """The same program with the plan that `objective` uses.
 
     Raises:
@@ -139,10 +178,10 @@ def under(prepared: Prepared, objective: Any, seed: int, batch: Batch) -> Prepar
             f"objective: expected an instance such as ELBO(); got {objective!r}. Pass an instance from ppl_gen.objectives."
         )
     plan = accepted(prepared, prepared.plan, objective, seed, batch)
-    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
+    return with_plan(prepared, plan, seed)
 
 
-def accepted(prepared: Prepared, plan: Plan, objective: Any, seed: int, batch: Batch) -> Plan:
+def accepted(prepared: Prepared, plan: Plan, objective: Objective, seed: int, batch: Batch) -> Plan:
     """`plan` as `objective` uses it on batches of the kind of `batch`.
 
     Raises:
@@ -155,7 +194,12 @@ def accepted(prepared: Prepared, plan: Plan, objective: Any, seed: int, batch: B
     return plan
 
 
-def start_baselines(facts: Facts, plan: Plan, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def with_plan(prepared: Prepared, plan: Plan, seed: int) -> Prepared:
+    """The same program under another plan."""
+    return replace(prepared, plan=plan, start=start_baselines(plan.facts, plan, seed))
+
+
+def start_baselines(facts: Facts, plan: Plan, seed: int) -> Baselines:
     """Initial weights and averages of every baseline."""
     rng = np.random.default_rng(seed)
     weights, averages = {}, {}

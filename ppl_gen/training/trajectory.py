@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.engine import Source
 from ppl_gen.errors import NonFinite
+from ppl_gen.objectives import Bound
 from ppl_gen.training.prepare import Prepared
 from ppl_gen.training.trainer import Trainer
 
@@ -17,7 +18,7 @@ Point = Mapping[str, np.ndarray]  # parameter -> unconstrained array
 
 
 def trajectory(
-    prepared: Prepared, source: Any, seed: int, objective: Any, optimizer: Any, learning_rate: float
+    prepared: Prepared, source: Source, seed: int, objective: Bound, optimizer: object, learning_rate: float
 ) -> list[Point]:
     """The parameters at the start and after `LENGTH` steps under the present plan; the program is left as it was.
 

@@ -6,8 +6,9 @@ It may import JAX, NumPyro, optax and what `backends` may, but nothing of `backe
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ __all__ = [
     "Program",
     "array",
     "draw",
+    "held_elsewhere",
+    "loading",
     "on_any_statement",
     "host_function",
     "optimizer_name",
@@ -82,6 +85,16 @@ def _platforms() -> set[str]:
     return {d.platform for d in jax.devices()} | {"cpu"}
 
 
+def held_elsewhere(device: str, *programs: object) -> list[str]:
+    """Nothing: JAX takes an array along that was put on no device by hand."""
+    return []
+
+
+def loading() -> AbstractContextManager[None]:
+    """JAX's own random keys are the loader's: there is nothing to put back."""
+    return nullcontext()
+
+
 def array(value: Any, device: str = "cpu") -> Any:
     """Arrays, of torch too, as JAX arrays of the default float or integer type on the device; all else as it is."""
     foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
@@ -125,7 +138,7 @@ def draw(
     predictive: bool = False,
 ) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
     """Independent runs of the trained program, as NumPy: values, terms and records."""
-    program, (params, buffers) = prepared.program, state
+    program, (params, buffers) = cast(Program, prepared.program), state
 
     def once(batch: Batch, *known: Any) -> dict[str, dict[Any, Any]]:
         run = partial(program.run, *known)
@@ -149,7 +162,7 @@ def _drawn(program: Program, name: Hashable, once: Callable[..., Any], given: tu
 
 def relabelled(prepared: Prepared, state: State, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
-    program, (params, buffers) = prepared.program, state
+    program, (params, buffers) = cast(Program, prepared.program), state
     with prepared.session():
         key = jax.random.key(program.seed)
         run = partial(program.run, params, buffers, key, batch)
@@ -165,7 +178,7 @@ def is_finite(program: Program, batch: Batch) -> bool:
 def host_function(prepared: Prepared, state: State, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
     params, _ = state
-    program = prepared.program
+    program = cast(Program, prepared.program)
     owner, text = getattr(function, "__self__", None), getattr(function, "__func__", function)
 
     def compiled(params: Any, *args: Any) -> Any:

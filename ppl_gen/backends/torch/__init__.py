@@ -6,7 +6,8 @@ It may import torch, Pyro and what `backends` may, but nothing of `backends.jax`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.params import fitting
 from ppl_gen.backends.survey import relabelled as _relabelled
 from ppl_gen.backends.torch import dialect, library
+from ppl_gen.backends.torch.elsewhere import held_elsewhere
 from ppl_gen.backends.torch.engine import Engine
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
@@ -33,6 +35,8 @@ __all__ = [
     "Program",
     "array",
     "draw",
+    "held_elsewhere",
+    "loading",
     "on_any_statement",
     "host_function",
     "optimizer_name",
@@ -69,6 +73,11 @@ def resolve_device(device: str) -> str:
         here = sorted(k for k, v in present.items() if v)
         raise ValueError(f"device: expected one of {here} or 'auto'; got {device!r}, which torch does not see here.")
     return device
+
+
+def loading() -> AbstractContextManager[object]:
+    """Inside, the user's own loader makes tensors on the CPU, as it would outside of a session: there its generator is."""
+    return torch.device("cpu")
 
 
 def array(value: Any, device: str = "cpu") -> Any:
@@ -123,16 +132,18 @@ def draw(
     predictive: bool = False,
 ) -> Iterator[dict[str, dict[Any, np.ndarray]]]:
     """Independent runs of the trained program in evaluation mode, as NumPy: values, terms and records."""
+    program = cast(Program, prepared.program)
     with prepared.session(seed, train=False), torch.no_grad():
         for _ in range(num_samples):
-            parts = drawn(xp, prepared.plan.facts, prepared.program.run, batch, guide=guide, predictive=predictive)
+            parts = drawn(xp, prepared.plan.facts, program.run, batch, guide=guide, predictive=predictive)
             yield {part: {k: to_numpy(v) for k, v in found.items()} for part, found in parts.items()}
 
 
 def relabelled(prepared: Prepared, state: object, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
+    program = cast(Program, prepared.program)
     with prepared.session(train=False), torch.no_grad():
-        return _relabelled(library, lambda look: prepared.program.run(batch, observer=look), prepared.plan.facts.whole)
+        return _relabelled(library, lambda look: program.run(batch, observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:
@@ -143,11 +154,12 @@ def is_finite(program: Program, batch: Batch) -> bool:
 
 def host_function(prepared: Prepared, state: object, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """A portable function of arrays under the trained parameters, as a function of NumPy arrays."""
+    program = cast(Program, prepared.program)
 
     def call(*args: np.ndarray) -> np.ndarray:
         with prepared.session(train=False):
-            moved = [array(a, prepared.program.device) for a in args]
-            return np.asarray(to_numpy(prepared.program.apply(function, *moved)))
+            moved = [array(a, program.device) for a in args]
+            return np.asarray(to_numpy(program.apply(function, *moved)))
 
     return call
 

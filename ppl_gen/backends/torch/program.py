@@ -182,7 +182,7 @@ class Program:
 
     @contextmanager
     def discovering(self) -> Iterator[None]:
-        """Note every network that is called, so that its buffers become ours before they change."""
+        """Note every network that is called, so that its buffers become ours before they change, and it is on our device."""
 
         def meet(module: nn.Module, _: Any) -> None:
             if not torch.compiler.is_compiling():
@@ -216,9 +216,10 @@ class Program:
     def _meet(self, module: nn.Module) -> None:
         if id(module) not in self._modules:
             self._modules[id(module)] = module
-            for buffer in module._buffers.values():
-                if buffer is not None:
-                    self._borrow(buffer)
+            weights = module._parameters.values() if self.device != "cpu" else ()  # unregistered ones must move, too
+            for own in (*module._buffers.values(), *weights):
+                if own is not None:
+                    self._borrow(own)
 
     def forget_runs(self) -> None:
         """Give the networks' buffers the user's values again, as if nothing had run."""
