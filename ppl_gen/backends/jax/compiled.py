@@ -18,7 +18,6 @@ import numpy as np
 
 from ppl_gen.program import Batch
 
-Array = Any
 LEAVES_TRACER = (
     jax.errors.TracerArrayConversionError,
     jax.errors.ConcretizationTypeError,
@@ -48,7 +47,7 @@ def _hosted(leaf: Any, level: int) -> Any:
     return leaf if not _is_array(leaf) or _is_argument(leaf, level) else np.asarray(leaf).view(HostArray)
 
 
-def _is_array(leaf: Any) -> TypeGuard[Array]:
+def _is_array(leaf: Any) -> TypeGuard[jax.Array | np.ndarray]:
     """Whether it is one whose values are known."""
     return isinstance(leaf, jax.Array | np.ndarray) and not isinstance(leaf, jax.core.Tracer)
 
@@ -62,14 +61,16 @@ def _is_argument(leaf: Any, level: int) -> bool:
     return key or level <= ARRAYS or (level == REALS and jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
-def split_batch(batch: Batch, level: int = ARRAYS) -> tuple[list[Array], Callable[[list[Array]], Batch], Hashable]:
+def split_batch(
+    batch: Batch, level: int = ARRAYS
+) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Batch], Hashable]:
     """(arguments, what rebuilds the batch from them, all else: what a compiled function has burnt in)."""
     leaves, tree = jax.tree.flatten((batch.args, dict(batch.kwargs), batch.rows))
     is_argument = [_is_argument(leaf, level) for leaf in leaves]
     constants = [None if dynamic else _hosted(leaf, level) for leaf, dynamic in zip(leaves, is_argument, strict=True)]
     given = [leaf for leaf, dynamic in zip(leaves, is_argument, strict=True) if dynamic]
 
-    def join(given: list[Array]) -> Batch:
+    def join(given: list[jax.Array]) -> Batch:
         supply = iter(given)
         full = [next(supply) if dynamic else c for c, dynamic in zip(constants, is_argument, strict=True)]
         args, kwargs, rows = jax.tree.unflatten(tree, full)
@@ -85,7 +86,7 @@ def _content(constant: Any) -> Hashable:
     return constant.shape, str(constant.dtype), hashlib.sha1(np.ascontiguousarray(constant).data).digest()
 
 
-def shapes(given: list[Array]) -> list[Hashable]:
+def shapes(given: list[jax.Array]) -> list[Hashable]:
     """Shapes and types of arguments; every plain number is like every other."""
     return [(a.shape, str(a.dtype)) if hasattr(a, "shape") else float for a in given]
 

@@ -26,7 +26,6 @@ try:  # no other place says how an operation is carried out
 except ImportError:  # an older JAX, or a later one: there, all is compiled
     KNOWN = False
 
-Array = Any
 RANDOM = frozenset(("random_seed", "random_split", "random_fold_in", "random_bits"))  # made of operations themselves
 MOVES = frozenset(("slice", "dynamic_slice", "squeeze", "reshape", "broadcast_in_dim", "concatenate"))  # of keys
 
@@ -79,7 +78,7 @@ def _is_known(function: Function) -> bool:
     return True
 
 
-def _by_numpy(primitive: Any, args: Sequence[Any], params: Any) -> list[Array] | None:
+def _by_numpy(primitive: Any, args: Sequence[Any], params: Any) -> list[jax.Array] | None:
     """The results as JAX arrays; None where NumPy is not to work them out."""
     if primitive.name not in FUNCTIONS or not all(map(_is_free, args)):
         return None
@@ -115,12 +114,12 @@ def _words(arg: Any) -> Any:
     return np.array(jax.random.key_data(arg)).view(np.uint64)[..., 0]
 
 
-def _halves(words: Any) -> Array:
+def _halves(words: Any) -> jax.Array:
     """The words of random keys, from their numbers."""
     return jax.device_put(np.array(words, order="C")[..., None].view(np.uint32))
 
 
-def _array(value: Any, like: Any) -> Array:
+def _array(value: Any, like: Any) -> jax.Array:
     """A NumPy array as a JAX array that is as weakly typed."""
     array = jax.device_put(value)
     if not like.weak_type:
