@@ -1,4 +1,7 @@
-"""Built-in models, one per file: objects that `infer.fit` takes as the model."""
+"""Built-in models, one per file: objects that `infer.fit` takes as the model.
+
+They may import everything else of the package, and no framework.
+"""
 
 from ppl_gen.models.belief_graph import BeliefGraph
 from ppl_gen.models.bidirectional_helmholtz_machine import BidirectionalHelmholtzMachine

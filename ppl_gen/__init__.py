@@ -8,7 +8,7 @@ from typing import Any
 from ppl_gen import language as _language
 from ppl_gen import nn
 from ppl_gen.errors import NonFinite, ProgramError
-from ppl_gen.language import deterministic, dist, factor, module, param, plate, sample, xp
+from ppl_gen.language import density, deterministic, dist, factor, module, param, plate, sample, xp
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,7 @@ __all__ = [
     "NonFinite",
     "ProgramError",
     "data",
+    "density",
     "deterministic",
     "dist",
     "estimators",

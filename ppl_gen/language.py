@@ -1,4 +1,4 @@
-"""One program text for both backends: sample, param, plate, module, deterministic, factor, dist, xp.
+"""One program text for both backends: sample, param, plate, module, deterministic, factor, density, dist, xp.
 
 Each statement is passed on to the active backend's own primitive, so a portable program *is* a Pyro program on
 torch and a NumPyro program on JAX. The backend is set by whoever runs the program (`infer.fit` and its siblings)
@@ -32,6 +32,7 @@ class Dialect(Protocol):
     module: Callable[..., Any]
     deterministic: Callable[..., Array]
     factor: Callable[..., Any]
+    density: Callable[..., Array]
 
 
 _dialect: ContextVar[Dialect | None] = ContextVar("ppl_gen_dialect", default=None)
@@ -133,6 +134,36 @@ def factor(name: str, log_factor: Array, *, has_rsample: bool | None = None) -> 
     """
     declared = {} if has_rsample is None else {"has_rsample": has_rsample}
     active(f"site '{name}'").factor(name, log_factor, **declared)
+
+
+def density(
+    name: str,
+    log_prob: Callable[[Array], Array],
+    draw: Callable[[], Array],
+    obs: Array | None = None,
+    *,
+    infer: Mapping[str, Any] | None = None,
+) -> Array:
+    """A random choice whose density is a function of yours: a factor that can be drawn.
+
+    Args:
+        name: the site's name, unique in its program.
+        log_prob: value -> its log density, nats, one number per element of the enclosing plates. It is taken at its word:
+            that it is normalized is not checked.
+        draw: gives a value with that density, batch + event; it may use `xp.random` and `sample`, whose sites are its own.
+        obs: the observed value, shape batch + event; None for a latent site, which no gradient passes.
+        infer: annotations, as in `sample`.
+
+    Returns:
+        The value.
+
+    Example:
+        >>> def model(x):
+        ...     rate = param("rate", xp.ones(()), dist.constraints.positive)
+        ...     with plate("data", len(x)):
+        ...         density("x", lambda v: xp.log(rate) - rate * v, lambda: -xp.log(xp.random.uniform((len(x),))) / rate, obs=x)
+    """
+    return active(f"site '{name}'").density(name, log_prob, draw, obs, infer)
 
 
 def initial_generator(name: str) -> np.random.Generator:

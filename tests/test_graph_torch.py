@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack, handle_torch_funct
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from ppl_gen.backends.torch import graph
+from ppl_gen.backends.torch import operators
 from ppl_gen.backends.torch.graph import Tracker
 
 ACTIVATIONS = [
@@ -463,7 +463,7 @@ def test_a_detach_inside_an_overridable_function_is_seen():
 
 
 def test_a_gradient_lost_unseen_is_a_jump_all_the_same(monkeypatch):
-    monkeypatch.setattr(graph, "_JUMPS", frozenset())
+    monkeypatch.setattr(operators, "STEPS", frozenset())
     assert follow(lambda z: torch.linspace(z[0], 2.0, 3) * 2, True)[0] == {"z!"}
 
 

@@ -132,6 +132,13 @@ def test_lawful_import_passes(importer, source):
     assert violations(importer, source) == []
 
 
+def test_every_folder_says_what_lives_there_and_what_it_may_import():
+    for name, path in modules().items():
+        if path.name == "__init__.py" and name != "ppl_gen":
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            assert "may import" in text, name
+
+
 def test_importing_ppl_gen_loads_no_framework():
     heavy = {"pandas", "matplotlib", "sklearn"}.union(*DOORS.values())
     code = "import sys, ppl_gen; print(*sys.modules)"

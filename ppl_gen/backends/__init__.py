@@ -1,4 +1,7 @@
-"""The two doors to torch and JAX, and the choice between them."""
+"""The doors to torch with Pyro and to JAX with NumPyro, the choice between them, and what both do by one text.
+
+It may import everything above it down to `elimination`; only `torch/` and `jax/` import a framework, each its own.
+"""
 
 from __future__ import annotations
 

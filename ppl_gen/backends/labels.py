@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppl_gen.backends.interface import core_of
 from ppl_gen.program import Facts, Term
 
 ToHost = Callable[[Any], np.ndarray]
@@ -54,9 +55,7 @@ def alike(one: Mask, other: Mask) -> bool:
 
 def is_computed(distribution: Any, value: Any, to_host: ToHost) -> bool:
     """Whether a site is a point mass on its very value, of no log density where it counts."""
-    point = distribution
-    while type(point).__name__ in ("MaskedDistribution", "Independent", "ExpandedDistribution"):
-        point = point.base_dist
+    point = core_of(distribution)
     if type(point).__name__ != "Delta" or not _same(point.v, value):
         return False
     log_density = to_host(point.log_density)

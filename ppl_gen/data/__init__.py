@@ -1,4 +1,7 @@
-"""Data: named data sets with fixed splits, binarization, fingerprints, and schemas of named variables."""
+"""Named data sets with fixed splits, binarization, fingerprints, and schemas of named variables.
+
+It may import what is above it down to `objectives`, and no framework.
+"""
 
 from ppl_gen.data.binarization import binarize, binarize_stochastically
 from ppl_gen.data.dataset import Dataset, fingerprint

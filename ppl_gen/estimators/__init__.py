@@ -1,4 +1,7 @@
-"""Gradient estimators, one per file, and the baselines of the score function."""
+"""Gradient estimators, one per file, the baselines of the score function, the choice among them, and the plan.
+
+It may import `backends` and what is above it, and no framework.
+"""
 
 from ppl_gen.estimators.arm import Arm
 from ppl_gen.estimators.base import Baseline, Estimator

@@ -1,4 +1,7 @@
-"""The verbs: fit, plan, gradient, check, load."""
+"""The verbs: fit, plan, gradient, check, load; and the `Fit`, which answers what can be asked of a trained program.
+
+It may import everything but `models`, and no framework.
+"""
 
 from ppl_gen.infer.check import Report, check
 from ppl_gen.infer.fit import Running, fit

@@ -1,4 +1,7 @@
-"""What is maximised, one objective per file."""
+"""What is maximised, one objective per file.
+
+It may import `estimators` and what is above it, and no framework.
+"""
 
 from ppl_gen.objectives.bidirectional_helmholtz import BidirectionalHelmholtz
 from ppl_gen.objectives.bound import Bound, Loss

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 TINY = 1e-5  # a bound nearer to a pole than this keeps no step away that a draw could tell
 
@@ -225,6 +226,23 @@ def bounds(name: str, operands: Sequence[Bounds]) -> Bounds:
     """Bounds of an operation's result."""
     rule = RULES.get(name)
     return ANY if rule is None else rule(*operands)
+
+
+def hull(parts: Sequence[Bounds]) -> Bounds:
+    """The smallest interval around all of these."""
+    return reduce(Bounds.hull, parts)
+
+
+def decided(name: str, first: Bounds, second: Bounds) -> bool | None:
+    """What the comparison "gt", "ge", "lt" or "le" of two values comes to; None where the bounds alone do not say."""
+    if name in ("lt", "le"):
+        first, second = second, first
+    strict = name in ("gt", "lt")
+    if first.low > second.high or (first.low == second.high and (not strict or first.above or second.below)):
+        return True
+    if first.high < second.low or (first.high == second.low and (strict or first.below or second.above)):
+        return False
+    return None
 
 
 def power(a: Bounds, exponent: float) -> Bounds:

@@ -94,13 +94,13 @@ def _solved(expr: Expr, value: float) -> Iterator[list[tuple[Expr, Expr]]]:
         return
     inner = expr.args[0]
     numbers = [arg.value for arg in expr.args if arg.op == "const"]
-    others = [arg for arg in expr.args if arg.op != "const"]
-    if expr.op in ("add", "mul") and len(numbers) == 1 and len(others) == 1:
+    rest = [arg for arg in expr.args if arg.op != "const"]
+    if expr.op in ("add", "mul") and len(numbers) == 1 and len(rest) == 1:
         if expr.op == "mul" and numbers[0] == 0:
             return
         target = value - numbers[0] if expr.op == "add" else value / numbers[0]
-        yield [(others[0], const(target))]
-        yield from _solved(others[0], target)
+        yield [(rest[0], const(target))]
+        yield from _solved(rest[0], target)
     elif expr.op == "abs" and value >= 0:
         yield [(inner, const(value)), (inner, const(-value))]
     elif expr.op == "pow" and numbers == [2.0] and value >= 0:
@@ -145,14 +145,8 @@ def simplify(expr: Expr) -> Expr:
     """The same value in fewer words: sums and products in one order, constants worked out, zeros taken to their end."""
     args = tuple(map(simplify, expr.args))
     match expr.op:
-        case "sub":
-            return simplify(Expr("add", (args[0], Expr("mul", (const(-1), args[1])))))
-        case "neg":
-            return simplify(Expr("mul", (const(-1), args[0])))
-        case "square":
-            return simplify(Expr("pow", (args[0], const(2))))
-        case "div" if args[1].op == "const" and args[1].value != 0:
-            return simplify(Expr("mul", (args[0], const(1 / args[1].value))))
+        case "sub" | "neg" | "square" | "div" if (restated := _restated(expr.op, args)) is not None:
+            return simplify(restated)
         case "add" | "mul":
             return _collected(expr.op, args)
         case "pow" if args[1].op == "const":
@@ -161,20 +155,43 @@ def simplify(expr: Expr) -> Expr:
             return const((max if expr.op == "max" else min)(arg.value for arg in args))
         case "max" | "min" if args[0] == args[1]:
             return args[0]
-        case "select" if args[1] == args[2]:
-            return args[1]
         case "same":
             return args[0]
-        case "indicator" if args[0].op in COMPARISONS and all(arg.op == "const" for arg in args[0].args):
+        case "select" if args[1] == args[2]:
+            return args[1]
+        case "indicator" if _is_decided(args[0]):
             return const(_holds(args[0]))
-        case "select" if args[0].op in COMPARISONS and all(arg.op == "const" for arg in args[0].args):
+        case "select" if _is_decided(args[0]):
             return args[1] if _holds(args[0]) else args[2]
-    if expr.op in FUNCTIONS and args[0].op == "const":
-        try:
-            return const(FUNCTIONS[expr.op](args[0].value))
-        except (ValueError, OverflowError):
-            pass
-    return Expr(expr.op, args, expr.value)
+    return _evaluated(Expr(expr.op, args, expr.value))
+
+
+def _restated(op: str, args: tuple[Expr, ...]) -> Expr | None:
+    """A difference or quotient as a sum or product; None where it is none."""
+    match op:
+        case "sub":
+            return Expr("add", (args[0], Expr("mul", (const(-1), args[1]))))
+        case "neg":
+            return Expr("mul", (const(-1), args[0]))
+        case "square":
+            return Expr("pow", (args[0], const(2)))
+    is_number = args[1].op == "const" and args[1].value != 0
+    return Expr("mul", (args[0], const(1 / args[1].value))) if is_number else None
+
+
+def _evaluated(expr: Expr) -> Expr:
+    """The value of a function of a number, where it has one."""
+    if expr.op not in FUNCTIONS or expr.args[0].op != "const":
+        return expr
+    try:
+        return const(FUNCTIONS[expr.op](expr.args[0].value))
+    except (ValueError, OverflowError):
+        return expr
+
+
+def _is_decided(condition: Expr) -> bool:
+    """Whether it compares two numbers."""
+    return condition.op in COMPARISONS and all(arg.op == "const" for arg in condition.args)
 
 
 def _holds(comparison: Expr) -> bool:
@@ -196,18 +213,18 @@ def _collected(op: str, args: tuple[Expr, ...]) -> Expr:
     """A sum or product with nested ones taken in, its constants as one, like terms together."""
     flat = [inner for arg in args for inner in (arg.args if arg.op == op else (arg,))]
     numbers = [arg.value for arg in flat if arg.op == "const"]
-    others = [arg for arg in flat if arg.op != "const"]
+    rest = [arg for arg in flat if arg.op != "const"]
     number = math.prod(numbers) if op == "mul" else math.fsum(numbers)
     if op == "mul" and number == 0:
         return const(0)
-    if op == "mul" and number != 1 and len(others) == 1 and others[0].op == "add":  # a number goes into the bracket
-        return simplify(Expr("add", tuple(Expr("mul", (const(number), term)) for term in others[0].args)))
+    if op == "mul" and number != 1 and len(rest) == 1 and rest[0].op == "add":  # a number goes into the bracket
+        return simplify(Expr("add", tuple(Expr("mul", (const(number), term)) for term in rest[0].args)))
     if op == "add":
-        others = _like_terms(others)
-    others.sort(key=repr)
-    if number != (1 if op == "mul" else 0) or not others:
-        others = [const(number), *others]
-    return others[0] if len(others) == 1 else Expr(op, tuple(others))
+        rest = _like_terms(rest)
+    rest.sort(key=repr)
+    if number != (1 if op == "mul" else 0) or not rest:
+        rest = [const(number), *rest]
+    return rest[0] if len(rest) == 1 else Expr(op, tuple(rest))
 
 
 def _like_terms(terms: list[Expr]) -> list[Expr]:

@@ -36,9 +36,9 @@ class Marks:
     def of(self, plate: str) -> Words:
         """The word of every position, shape (length,)."""
         positions = np.arange(self.lengths[plate])
-        digits = np.arange(_digits(self.lengths[plate]))
-        bits = self.offsets[plate] + 2 * digits + ((positions[:, None] >> digits) & 1)
-        words: Words = np.bitwise_or.reduce(np.int64(1) << bits, axis=1, initial=np.int64(0))
+        digits = np.arange(bits(self.lengths[plate]) // 2)
+        places = self.offsets[plate] + 2 * digits + ((positions[:, None] >> digits) & 1)
+        words: Words = np.bitwise_or.reduce(np.int64(1) << places, axis=1, initial=np.int64(0))
         return words
 
     def strays(self, plate: str, words: Words, axis: int) -> bool:
@@ -57,11 +57,12 @@ class Marks:
         return bool((words & foreign).any())
 
     def _mask(self, plate: str) -> np.int64:
-        return np.int64(((1 << 2 * _digits(self.lengths[plate])) - 1) << self.offsets[plate])
+        return np.int64(((1 << bits(self.lengths[plate])) - 1) << self.offsets[plate])
 
 
-def _digits(length: int) -> int:
-    return max(1, (length - 1).bit_length())
+def bits(length: int) -> int:
+    """How many bits of a word tell so many positions apart."""
+    return 2 * max(1, (length - 1).bit_length())
 
 
 def rounds(lengths: Mapping[str, int]) -> Iterator[Marks]:
@@ -71,13 +72,18 @@ def rounds(lengths: Mapping[str, int]) -> Iterator[Marks]:
     for plate, length in lengths.items():
         if length < 2:
             continue
-        if used + 2 * _digits(length) > WIDTH:
+        if used + bits(length) > WIDTH:
             yield Marks({name: lengths[name] for name in offsets}, offsets)
             offsets, used = {}, 0
         offsets[plate] = used
-        used += 2 * _digits(length)
+        used += bits(length)
     if offsets:
         yield Marks({name: lengths[name] for name in offsets}, offsets)
+
+
+def length(site: Site, dim: int) -> int:
+    """How many elements a site has along a dimension of its batch, counted from the right."""
+    return site.batch_shape[dim] if len(site.batch_shape) >= -dim else 1
 
 
 def lengths_of(latents: Mapping[str, Site]) -> dict[str, int]:
@@ -85,9 +91,8 @@ def lengths_of(latents: Mapping[str, Site]) -> dict[str, int]:
     found: dict[str, int] = {}
     for site in latents.values():
         for plate, dim in site.plates.items():
-            size = site.batch_shape[dim] if len(site.batch_shape) >= -dim else 1
-            found[plate] = max(found.get(plate, 1), size)
-    return {plate: length for plate, length in found.items() if length > 1}
+            found[plate] = max(found.get(plate, 1), length(site, dim))
+    return {plate: size for plate, size in found.items() if size > 1}
 
 
 def mixes_all(sites: Mapping[Term, Site], latents: Mapping[str, Site]) -> Mixes:

@@ -1,4 +1,7 @@
-"""The one door to JAX and NumPyro."""
+"""The one door to JAX and NumPyro: their messages, graphs, distributions and steps.
+
+It may import JAX, NumPyro, optax and what `backends` may, but nothing of `backends.torch`.
+"""
 
 from __future__ import annotations
 
@@ -148,14 +151,14 @@ def relabelled(prepared: Prepared, state: State, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
     program, (params, buffers) = prepared.program, state
     with prepared.session():
-        key = jax.random.key(program.seed)
+        key = program.key()
         run = partial(program.run, params, buffers, key, batch)
         return _relabelled(library, lambda look: run(observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:
     """Whether every term of one run is finite. Call inside a session."""
-    run = program.run(program.params, program.buffers, jax.random.key(program.seed), batch)
+    run = program.run(program.params, program.buffers, program.key(), batch)
     return doors.is_finite(library, run)
 
 

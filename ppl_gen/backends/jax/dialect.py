@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
-from numpyro.distributions import biject_to, constraints
+from jax import Array
+from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions.constraints import Constraint
 
+from ppl_gen.backends.jax.density import Density
 from ppl_gen.backends.jax.particles import each
+from ppl_gen.backends.statements import Statements
 from ppl_gen.program.arrays import Namespace
 
-Array = Any
+dist = numpyro.distributions
 
 
 def _noise(draw: Callable[..., Array]) -> Callable[[tuple[int, ...]], Array]:
@@ -30,6 +32,7 @@ def _value_and_slope(function: Callable[[Array], tuple[Array, Array]], at: Array
 
 xp = Namespace(
     jnp,
+    scan=jax.lax.scan,
     each=each,
     softplus=jax.nn.softplus,
     sigmoid=jax.nn.sigmoid,
@@ -53,23 +56,23 @@ xp = Namespace(
 one_by_one = Namespace(xp, each=lambda function, keys: [function(key) for key in keys])  # values can be looked at
 
 
-def sample(name: str, distribution: Any, obs: Array | None, infer: Mapping[str, Any] | None) -> Array:
-    """See `ppl_gen.language.sample`."""
-    return numpyro.sample(name, distribution, obs=obs, infer=dict(infer or {}))
+statements: Statements[Array, Distribution, Constraint] = Statements(numpyro, biject_to, Density)
+sample, plate, deterministic, density = (
+    statements.sample,
+    statements.plate,
+    statements.deterministic,
+    statements.density,
+)
+normal_on, unconstrained_shape = statements.normal_on, statements.unconstrained_shape
 
 
-def param(name: str, init: Array | Callable[[], Array] | None, constraint: Any) -> Array:
+def param(name: str, init: Array | Callable[[], Array] | None, constraint: Constraint | None) -> Array:
     """See `ppl_gen.language.param`."""
     start = (lambda key: init()) if callable(init) else init
     return numpyro.param(name, start, constraint=constraints.real if constraint is None else constraint)
 
 
-def plate(name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]:
-    """See `ppl_gen.language.plate`."""
-    return numpyro.plate(name, size, subsample_size=subsample_size, dim=dim)
-
-
-def module(name: str, network: Any) -> Any:
+def module(name: str, network: object) -> Callable[..., Any]:
     """See `ppl_gen.language.module`."""
     from numpyro.contrib import module as modules
 
@@ -83,11 +86,6 @@ def module(name: str, network: Any) -> Any:
     )
 
 
-def deterministic(name: str, value: Array) -> Array:
-    """See `ppl_gen.language.deterministic`."""
-    return numpyro.deterministic(name, value)
-
-
 def factor(name: str, log_factor: Array, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
     if has_rsample is None:
@@ -96,15 +94,3 @@ def factor(name: str, log_factor: Array, has_rsample: bool | None = None) -> Non
         unit = dist.Unit(log_factor)
         infer = {"is_auxiliary": True, "has_rsample": has_rsample}
         numpyro.sample(name, unit, obs=unit.sample(None), infer=infer)
-
-
-def normal_on(support: Any, loc: Array, scale: Array, event_dim: int) -> Any:
-    """A normal pushed onto `support` by its bijection."""
-    base = dist.Normal(loc, scale).to_event(biject_to(support).domain.event_dim)
-    moved = base if support is constraints.real else dist.TransformedDistribution(base, biject_to(support))
-    return moved.to_event(event_dim - len(moved.event_shape))
-
-
-def unconstrained_shape(support: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the reals that stand for a value of `shape` on `support`."""
-    return tuple(biject_to(support).inverse_shape(shape))

@@ -10,33 +10,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions import biject_to, constraints
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions.constraints import Constraint
 
+from ppl_gen.backends.divergence import finite_divergence
 from ppl_gen.backends.held import held
+from ppl_gen.backends.wrappers import Wrappers
 
-Array = Any
+WRAPPERS: Wrappers[Distribution] = Wrappers(dist.MaskedDistribution, dist.Independent, dist.ExpandedDistribution)
+named, unmasked, is_unchecked = WRAPPERS.named, WRAPPERS.unmasked, WRAPPERS.is_unchecked
 
 
-def arrays(thing: Any) -> list[Array]:
+def arrays(thing: object) -> list[Array]:
     """Every array inside a distribution or constraint (both are pytrees)."""
     return [leaf for leaf in jax.tree.leaves(thing) if isinstance(leaf, jax.Array)]
 
 
-def held_arrays(distribution: Any) -> list[Array]:
+def held_arrays(distribution: Distribution) -> list[Array]:
     """The arrays that functions inside a distribution hold (the drift of a stochastic differential equation)."""
     return arrays(list(held(distribution, jax.Array)))
 
 
-def satisfies(constraint: Any, value: Any) -> np.ndarray:
+def satisfies(constraint: Constraint, value: ArrayLike) -> np.ndarray:
     """Where a value lies in a constraint, by NumPy where it can: an eager operation of JAX compiles for every shape."""
-    value = np.asarray(value)
+    known = np.asarray(value)
     try:
-        return np.asarray(constraint(value))
+        return np.asarray(constraint(known))
     except (AttributeError, TypeError):  # what only JAX's arrays have
-        return np.asarray(constraint(jnp.asarray(value)))
+        return np.asarray(constraint(jnp.asarray(known)))
 
 
-def bad_argument(distribution: Any) -> tuple[str, str, Any] | None:
+def bad_argument(distribution: Distribution) -> tuple[str, str, Any] | None:
     """(name, constraint, value) of the first argument, of what it is built from too, that is not as it should be."""
     own = {} if is_unchecked(distribution) else distribution.get_args()
     for name, value in own.items():
@@ -49,39 +55,14 @@ def bad_argument(distribution: Any) -> tuple[str, str, Any] | None:
     return next((bad for part in parts if _is_distribution(part) and (bad := bad_argument(part))), None)
 
 
-def _is_distribution(node: Any) -> bool:
+def _is_distribution(node: object) -> bool:
     return isinstance(node, dist.Distribution)
 
 
-def unmasked(distribution: Any) -> Any:
-    """The distribution without its own mask."""
-    if isinstance(distribution, dist.MaskedDistribution):
-        return unmasked(distribution.base_dist)
-    if isinstance(distribution, dist.Independent):
-        base = unmasked(distribution.base_dist)
-        same = base is distribution.base_dist
-        return distribution if same else base.to_event(distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, dist.ExpandedDistribution):
-        base = unmasked(distribution.base_dist)
-        same = base is distribution.base_dist
-        return distribution if same else base.expand(distribution.batch_shape)
-    return distribution
-
-
-def is_unchecked(distribution: Any) -> bool:
-    """Whether the user switched the check of values off: `validate_args=False`, beneath masks and event dimensions too."""
-    while True:
-        if vars(distribution).get("_validate_args") is False:
-            return True
-        if not isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
-            return False
-        distribution = distribution.base_dist
-
-
-def seen(distribution: Any, value: Array) -> Array:
+def seen(distribution: Distribution, value: Array | np.ndarray) -> Array | np.ndarray:
     """The value with something feasible wherever a mask keeps it from counting, as NumPyro's own masked density has it."""
     support = unmasked(distribution).support
-    while isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+    while isinstance(distribution, WRAPPERS.all):
         if isinstance(distribution, dist.MaskedDistribution) and distribution._mask is not True:
             mask = jnp.asarray(distribution._mask)
             mask = mask.reshape(mask.shape + (1,) * len(distribution.event_shape))
@@ -90,7 +71,7 @@ def seen(distribution: Any, value: Array) -> Array:
     return value
 
 
-def corrected(distribution: Any) -> Any:
+def corrected(distribution: Distribution) -> Distribution:
     """The distribution with Bernoulli and binomial logits moved off an exact zero, by 1e-30.
 
     NumPyro 0.22 writes their log density with max(logits, 0) and |logits|, whose derivatives at 0 do not add up: the
@@ -98,7 +79,7 @@ def corrected(distribution: Any) -> Any:
     """
     broken = (dist.BernoulliLogits, dist.BinomialLogits)
 
-    def mend(node: Any) -> Any:
+    def mend(node: object) -> object:
         if not isinstance(node, broken):
             return node
         mended = copy.copy(node)
@@ -109,16 +90,9 @@ def corrected(distribution: Any) -> Any:
     return jax.tree.map(mend, distribution, is_leaf=lambda node: isinstance(node, broken))
 
 
-def core(distribution: Any) -> Any:
-    """The named distribution beneath masks, expansion and event dimensions."""
-    while isinstance(distribution, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def features(distribution: Any) -> Array | None:
+def features(distribution: Distribution) -> Array | None:
     """The distribution's parameters as one constant array, batch shape + (features,); None where it has none."""
-    base, batch = core(distribution), tuple(distribution.batch_shape)
+    base, batch = named(distribution), tuple(distribution.batch_shape)
     parts = []
     for name, constraint in base.arg_constraints.items():
         value = vars(base).get(name)
@@ -136,7 +110,7 @@ def features(distribution: Any) -> Array | None:
     return jnp.concatenate(parts, -1) if parts else None
 
 
-def _event_dim(constraint: Any, base: Any, value: Array) -> int:
+def _event_dim(constraint: Constraint, base: Distribution, value: Array) -> int:
     """Trailing dimensions of one parameter that belong to a single element of the batch."""
     try:
         return int(getattr(constraint, "event_dim", 0))
@@ -144,21 +118,21 @@ def _event_dim(constraint: Any, base: Any, value: Array) -> int:
         return min(len(base.event_shape), value.ndim)
 
 
-def log_masses(distribution: Any) -> Array:
+def log_masses(distribution: Distribution) -> Array:
     """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
-    base = corrected(core(distribution))
+    base = corrected(named(distribution))
     masses = jnp.moveaxis(base.log_prob(base.enumerate_support(expand=False)), 0, -1)
     return jnp.broadcast_to(masses, (*distribution.batch_shape, *distribution.event_shape, masses.shape[-1]))
 
 
-def parameters(distribution: Any) -> dict[str, Array]:
+def parameters(distribution: Distribution) -> dict[str, Array]:
     """A distribution's own scalar parameters by name, broadcast to batch + event."""
-    base, shape = core(distribution), (*distribution.batch_shape, *distribution.event_shape)
+    base, shape = named(distribution), (*distribution.batch_shape, *distribution.event_shape)
     given = {name: vars(base).get(name) for name in base.arg_constraints}
     return {name: jnp.broadcast_to(value, shape) for name, value in given.items() if value is not None}
 
 
-def divergence(q: Any, p: Any) -> Array | None:
+def divergence(q: Distribution, p: Distribution) -> Array | None:
     """KL(q || p), batch shape, nats; None where no formula is known."""
     if q.batch_shape != p.batch_shape or q.event_shape != p.event_shape:
         return None
@@ -168,17 +142,15 @@ def divergence(q: Any, p: Any) -> Array | None:
         return _finite_divergence(q, p)
 
 
-def _finite_divergence(q: Any, p: Any) -> Array | None:
+def _finite_divergence(q: Distribution, p: Distribution) -> Array | None:
     """KL(q || p) of binary or categorical elements of as many levels, of which NumPyro knows few."""
-    kinds = {type(core(d)).__name__.removesuffix("Logits").removesuffix("Probs") for d in (q, p)}
+    kinds = {type(named(d)).__name__.removesuffix("Logits").removesuffix("Probs") for d in (q, p)}
     if kinds not in ({"Bernoulli"}, {"Categorical"}) or num_values(q) != num_values(p):
         return None
-    masses, others = log_masses(q), log_masses(p)
-    gap = jnp.where(masses == -jnp.inf, 0.0, masses - others)  # what has no probability does not count
-    return (jnp.exp(masses) * gap).sum(tuple(range(-1 - len(q.event_shape), 0)))
+    return finite_divergence(jnp, log_masses(q), log_masses(p), len(q.event_shape))
 
 
-def support(distribution: Any) -> tuple[str, int | None]:
+def support(distribution: Distribution) -> tuple[str, int | None]:
     """("real" | "finite" | "countable", number of values of one batch element or None)."""
     constraint = distribution.support
     if constraint is None or not getattr(constraint, "is_discrete", False):
@@ -186,22 +158,22 @@ def support(distribution: Any) -> tuple[str, int | None]:
     values = num_values(distribution)
     if values is None:
         return "countable", None
-    num_elements = math.prod(distribution.event_shape) // math.prod(core(distribution).event_shape)
+    num_elements = math.prod(distribution.event_shape) // math.prod(named(distribution).event_shape)
     return "finite", None if num_elements > 16 else int(values**num_elements)
 
 
-def num_values(distribution: Any) -> int | None:
+def num_values(distribution: Distribution) -> int | None:
     """Number of values of one element of a finite support; None for others."""
-    base = core(distribution)
+    base = named(distribution)
     try:
         return int(base.enumerate_support(expand=False).shape[0]) if base.has_enumerate_support else None
     except NotImplementedError:  # binomials of several total counts
         return None
 
 
-def choose(distribution: Any, index: int) -> Array:
+def choose(distribution: Distribution, index: int) -> Array:
     """The `index`-th value of a finite distribution, at every batch element."""
-    base = core(distribution)
+    base = named(distribution)
     values = base.enumerate_support(expand=False)
     values = values.reshape((len(values),) + tuple(base.event_shape))
     num_elements = math.prod(distribution.event_shape) // math.prod(base.event_shape)
@@ -210,9 +182,9 @@ def choose(distribution: Any, index: int) -> Array:
     return jnp.broadcast_to(value, tuple(distribution.batch_shape) + tuple(distribution.event_shape))
 
 
-def others(distribution: Any, value: Array, key: Array) -> list[Array]:
+def values_to_try(distribution: Distribution, value: Array, key: Array) -> list[Array]:
     """Other values to try: the next of a finite support at every element, its two ends, and fresh draws."""
-    base, bare = core(distribution), unmasked(distribution)
+    base, bare = named(distribution), unmasked(distribution)
     draws = [bare.sample(jax.random.fold_in(key, number)) for number in range(2)]
     if num_values(base) and not base.event_shape:
         # In NumPy, as JAX would compile each operation by itself.

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import constraints
+from numpyro.distributions import Distribution, constraints
 
-from ppl_gen.backends.interface import Distribution, Message
+from ppl_gen.backends.interface import Message
 from ppl_gen.backends.jax.distributions import (
     bad_argument,
     choose,
@@ -52,7 +52,10 @@ __all__ = [
 ]
 
 
-def log_density(message: Message[jax.Array], distribution: Distribution) -> jax.Array:
+NumPyroSite = Message[jax.Array, Distribution]
+
+
+def log_density(message: NumPyroSite, distribution: Distribution) -> jax.Array:
     """The log density of a site's value, nats, before the scales around it."""
     return jnp.asarray(corrected(distribution).log_prob(message.value, *message.args, **message.kwargs))
 
@@ -93,12 +96,12 @@ def constraint_of(distribution: Distribution) -> Any:
     return unmasked(distribution).support or constraints.real
 
 
-def counted(message: Message[jax.Array]) -> jax.Array:
+def counted(message: NumPyroSite) -> jax.Array | np.ndarray:
     """A site's value with something feasible wherever it does not count."""
     return seen(message.distribution, np.asarray(message.value))
 
 
-def check_distribution(message: Message[jax.Array]) -> None:
+def check_distribution(message: NumPyroSite) -> None:
     """Raise on a distribution whose parameters are not as they should be."""
     bad = bad_argument(message.distribution)
     if bad is not None:

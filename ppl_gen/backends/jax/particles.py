@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
+from jax import Array
+from jax.tree_util import Partial, PyTreeDef
 from numpyro.distributions import Distribution
 
 from ppl_gen.backends.jax.distributions import held_arrays
 from ppl_gen.program import Run
 
-Array = Any
 CALLS = ("masses", "parameters", "divergences")  # what a run can be asked later, by functions that hold distributions
 NAMES = tuple(field.name for field in fields(Run))
 
@@ -28,26 +28,38 @@ def each(function: Callable[[Array], Any], keys: Sequence[Array] | Array) -> lis
     """
     if len(keys) == 1:
         return [function(keys[0])]
-    kept: list[Any] = []
+    kept: list[_Rest] = []
 
-    def arrays(key: Array) -> list[Array]:
-        leaves, tree = jax.tree.flatten(function(key))
-        is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-        kept[:] = [tree, is_array, [None if a else leaf for leaf, a in zip(leaves, is_array, strict=True)]]
-        return [leaf for leaf, a in zip(leaves, is_array, strict=True) if a]
+    def arrays(key: Array) -> list[Array | np.ndarray]:
+        leaves, rest = _divided(function(key))
+        kept[:] = [rest]
+        return leaves
 
     try:
         found = jax.vmap(arrays)(keys if isinstance(keys, jax.Array) else jnp.stack(list(keys)))
     except NotImplementedError:  # a callback to the host that cannot be batched, or a function inside a distribution
         return [function(key) for key in keys]
-    tree, is_array, constants = kept
     parts = [jnp.unstack(leaf) for leaf in found]
-    results = []
-    for k in range(len(keys)):
-        supply = (part[k] for part in parts)
-        leaves = [next(supply) if a else c for a, c in zip(is_array, constants, strict=True)]
-        results.append(jax.tree.unflatten(tree, leaves))
-    return results
+    return [_joined([part[k] for part in parts], kept[0]) for k in range(len(keys))]
+
+
+_Rest = tuple[PyTreeDef, list[tuple[bool, object]]]
+"""What is left of a tree without its arrays: its structure; of each leaf whether it is one, else the leaf."""
+
+
+def _divided(tree: object) -> tuple[list[Array | np.ndarray], _Rest]:
+    """The arrays of a tree, and the rest."""
+    leaves, structure = jax.tree.flatten(tree)
+    found = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    rest = [(is_array := isinstance(leaf, jax.Array | np.ndarray), None if is_array else leaf) for leaf in leaves]
+    return found, (structure, rest)
+
+
+def _joined(arrays: Sequence[Array], rest: _Rest) -> Any:
+    """A tree of these arrays and the rest."""
+    structure, kept = rest
+    supply = iter(arrays)
+    return jax.tree.unflatten(structure, [next(supply) if is_array else leaf for is_array, leaf in kept])
 
 
 def _flatten(run: Run) -> tuple[list[Any], tuple[Any, ...]]:

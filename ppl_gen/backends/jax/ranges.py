@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import JaxprEqn, Literal
 
-from ppl_gen.program.bounds import ANY, INDICATOR, Bounds, bounds, exactly, may_step, power, power_may_step
-from ppl_gen.program.continuity import Expr, const
+from ppl_gen.backends.jax.calls import Atom, shape_of
+from ppl_gen.backends.jax.known import dtype_of, is_discrete
+from ppl_gen.program.bounds import (
+    ANY,
+    INDICATOR,
+    Bounds,
+    bounds,
+    decided,
+    exactly,
+    hull,
+    may_step,
+    power,
+    power_may_step,
+)
+from ppl_gen.program.continuity import COMPARISONS, Expr, const
 
 CALLED = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div": "div", "neg": "neg", "abs": "abs",
           "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "rsqrt": "rsqrt",
@@ -39,7 +52,7 @@ ELEMENTWISE = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "div"
 """Primitive -> what `ppl_gen.program.continuity` calls it."""
 
 
-def of_array(value: Any) -> Bounds:
+def of_array(value: jax.Array | np.ndarray) -> Bounds:
     """The bounds of a constant array."""
     if getattr(value.dtype, "kind", "V") not in "fiub":  # random keys, complex numbers
         return ANY
@@ -49,10 +62,10 @@ def of_array(value: Any) -> Bounds:
     return Bounds(float(array.min()), float(array.max()))
 
 
-def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
+def result(eqn: JaxprEqn, ins: Sequence[Bounds]) -> Bounds:
     """The bounds of an equation's first output; other outputs may be anything."""
     name = eqn.primitive.name
-    if name in ("mul", "dot_general") and eqn.invars[0] is eqn.invars[1] and name == "mul":
+    if name == "mul" and eqn.invars[0] is eqn.invars[1]:
         return bounds("square", ins[:1])
     if name in CALLED:
         return bounds(CALLED[name], ins)
@@ -60,24 +73,33 @@ def result(eqn: Any, ins: Sequence[Bounds]) -> Bounds:
         return ins[0]
     if name in BOOLEAN:
         return INDICATOR
-    if name == "select_n":
-        return _hull(ins[1:])
     if name in JOINED:
-        return _hull([own for own, atom in zip(ins, eqn.invars, strict=True) if _is_float(atom)] or [ANY])
-    if name == "integer_pow":
-        return power(ins[0], eqn.params["y"])
-    if name == "pow":
-        exponent = number(eqn.invars[1], ins[1])
-        return bounds("exp", [ANY]) if ins[0].positive else ANY if exponent is None else power(ins[0], exponent)
-    if name == "clamp":
-        return bounds("min", [bounds("max", [ins[1], ins[0]]), ins[2]])
-    if name == "scatter-add":
-        return bounds("add", [ins[0], _hull([exactly(0.0), bounds("sum", ins[2:])])])
-    if name in ("argmax", "argmin"):
-        return Bounds(0.0, float(max(0, *eqn.invars[0].aval.shape) - 1))
-    if name == "iota":
-        return Bounds(0.0, float(max(0, max(eqn.params["shape"], default=1) - 1)))
-    return ANY
+        return hull([own for own, atom in zip(ins, eqn.invars, strict=True) if not is_discrete(atom)] or [ANY])
+    rule = RULES.get(name)
+    return ANY if rule is None else rule(eqn, ins)
+
+
+def _power(eqn: JaxprEqn, ins: Sequence[Bounds]) -> Bounds:
+    exponent = number(eqn.invars[1], ins[1])
+    return bounds("exp", [ANY]) if ins[0].positive else ANY if exponent is None else power(ins[0], exponent)
+
+
+def _up_to(sizes: Sequence[int]) -> Bounds:
+    """Of positions along an axis of one of these lengths."""
+    return Bounds(0.0, float(max(0, max(sizes, default=1) - 1)))
+
+
+RULES: dict[str, Callable[[JaxprEqn, Sequence[Bounds]], Bounds]] = {
+    "select_n": lambda eqn, ins: hull(ins[1:]),
+    "integer_pow": lambda eqn, ins: power(ins[0], eqn.params["y"]),
+    "pow": _power,
+    "clamp": lambda eqn, ins: bounds("min", [bounds("max", [ins[1], ins[0]]), ins[2]]),
+    "scatter-add": lambda eqn, ins: bounds("add", [ins[0], hull([exactly(0.0), bounds("sum", ins[2:])])]),
+    "argmax": lambda eqn, ins: _up_to((0, *shape_of(eqn.invars[0]))),
+    "argmin": lambda eqn, ins: _up_to((0, *shape_of(eqn.invars[0]))),
+    "iota": lambda eqn, ins: _up_to(eqn.params["shape"]),
+}
+"""Primitive -> the bounds of its first output, where these hang on more than those of the operands."""
 
 
 NAMED = {"softplus": "softplus", "relu": "relu", "sigmoid": "sigmoid", "softmax": "softmax", "_var": "var", "var": "var",
@@ -90,38 +112,14 @@ def named(function: str, own: Bounds) -> Bounds:
     return Bounds(-1.0, above=True) if function == "elu" else bounds(NAMED[function], [own])
 
 
-def _hull(ins: Sequence[Bounds]) -> Bounds:
-    found = ins[0]
-    for one in ins[1:]:
-        found = found.hull(one)
-    return found
-
-
-def _is_float(atom: Any) -> bool:
-    return bool(jnp.issubdtype(getattr(atom.aval, "dtype", jnp.float32), jnp.inexact))
-
-
-def decided(eqn: Any, ins: Sequence[Bounds]) -> bool | None:
-    """What a comparison comes to, if the bounds alone say so."""
-    first, second = ins if eqn.primitive.name in ("gt", "ge") else ins[::-1]  # whether first > second
-    strict = eqn.primitive.name in ("gt", "lt")
-    apart = first.above or second.below
-    if first.low > second.high or (first.low == second.high and (apart or not strict)):
-        return True
-    apart = first.below or second.above
-    if first.high < second.low or (first.high == second.low and (apart or strict)):
-        return False
-    return None
-
-
-def number(atom: Any, own: Bounds) -> float | None:
+def number(atom: Atom, own: Bounds) -> float | None:
     """The one value that there is; None where there may be several."""
     if isinstance(atom, Literal):
         return float(atom.val)
     return own.low if own.low == own.high else None
 
 
-def at_pole(eqn: Any, name: str, ins: Sequence[Bounds]) -> tuple[int, ...]:
+def at_pole(eqn: JaxprEqn, name: str, ins: Sequence[Bounds]) -> tuple[int, ...]:
     """The operands by which a partial primitive may come to its pole."""
     if name == "pow":
         exponent = float(eqn.params["y"]) if eqn.primitive.name == "integer_pow" else number(eqn.invars[1], ins[1])
@@ -140,39 +138,55 @@ ARGSORT = "argsort"  # the name of what sorts the array that it is applied to, a
 PARTS = frozenset("broadcast_in_dim reshape convert_element_type slice squeeze rev dynamic_slice".split())
 
 
-def expression(eqn: Any, ins: Sequence[Expr], limits: Sequence[Bounds]) -> Expr | None:
+def expression(eqn: JaxprEqn, ins: Sequence[Expr], limits: Sequence[Bounds]) -> Expr | None:
     """What an elementwise equation gives; None for all else."""
     name = eqn.primitive.name
-    if name in ("gt", "ge", "lt", "le") and (fixed := decided(eqn, limits)) is not None:
+    if name in COMPARISONS and (fixed := decided(name, *limits)) is not None:
         return const(fixed)
-    if name == "select_n" and ins[0].op == "const":
-        return ins[1 + int(ins[0].value)]
-    if name == "iota" and len(eqn.params["shape"]) == 1:
-        return POSITIONS
-    if ins and ins[0].op == ARGSORT and name in PARTS:
-        return ins[0]
-    if name in ("argmax", "argmin") and len(eqn.invars[0].aval.shape) == 1:
-        return Expr(ARGSORT, tuple(ins))
     if name in ELEMENTWISE:
         return Expr(ELEMENTWISE[name], tuple(ins))
-    if name == "integer_pow":
-        return Expr("pow", (ins[0], const(eqn.params["y"])))
-    if name == "pow":
-        return Expr("pow", tuple(ins))
-    if name == "select_n" and len(ins) == 3:
-        return Expr("select", (ins[0], ins[2], ins[1]))
-    if name == "convert_element_type":
-        source, target = (eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype)
-        if jnp.issubdtype(source, jnp.bool_):
-            return Expr("indicator", tuple(ins))
-        return (
-            ins[0] if jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating) else _constant(ins)
-        )
-    if name == "clamp":
-        return Expr("min", (Expr("max", (ins[1], ins[0])), ins[2]))
-    if name in ("broadcast_in_dim", "reshape", "squeeze"):
-        return ins[0] if not eqn.invars[0].aval.shape else _constant(ins)
-    return None
+    if ins and ins[0].op == ARGSORT and name in PARTS:
+        return ins[0]
+    rule = EXPRESSIONS.get(name)
+    return None if rule is None else rule(eqn, ins)
+
+
+def _select(eqn: JaxprEqn, ins: Sequence[Expr]) -> Expr | None:
+    if ins[0].op == "const":
+        return ins[1 + int(ins[0].value)]
+    return Expr("select", (ins[0], ins[2], ins[1])) if len(ins) == 3 else None
+
+
+def _converted(eqn: JaxprEqn, ins: Sequence[Expr]) -> Expr | None:
+    source, target = dtype_of(eqn.invars[0]), dtype_of(eqn.outvars[0])
+    if jnp.issubdtype(source, jnp.bool_):
+        return Expr("indicator", tuple(ins))
+    same = jnp.issubdtype(source, jnp.floating) and jnp.issubdtype(target, jnp.floating)
+    return ins[0] if same else _constant(ins)
+
+
+def _widened(eqn: JaxprEqn, ins: Sequence[Expr]) -> Expr | None:
+    return _constant(ins) if shape_of(eqn.invars[0]) else ins[0]
+
+
+def _sorting(eqn: JaxprEqn, ins: Sequence[Expr]) -> Expr | None:
+    return Expr(ARGSORT, tuple(ins)) if len(shape_of(eqn.invars[0])) == 1 else None
+
+
+EXPRESSIONS: dict[str, Callable[[JaxprEqn, Sequence[Expr]], Expr | None]] = {
+    "select_n": _select,
+    "iota": lambda eqn, ins: POSITIONS if len(eqn.params["shape"]) == 1 else None,
+    "argmax": _sorting,
+    "argmin": _sorting,
+    "integer_pow": lambda eqn, ins: Expr("pow", (ins[0], const(eqn.params["y"]))),
+    "pow": lambda eqn, ins: Expr("pow", tuple(ins)),
+    "convert_element_type": _converted,
+    "clamp": lambda eqn, ins: Expr("min", (Expr("max", (ins[1], ins[0])), ins[2])),
+    "broadcast_in_dim": _widened,
+    "reshape": _widened,
+    "squeeze": _widened,
+}
+"""Primitive -> its expression, where more than its name says what that is."""
 
 
 def _constant(ins: Sequence[Expr]) -> Expr | None:

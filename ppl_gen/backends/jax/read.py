@@ -10,20 +10,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro.distributions import Distribution
 from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.held import instances
-from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax import library
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.compiled import user_line
-from ppl_gen.backends.jax.distributions import others, unmasked
-from ppl_gen.backends.jax.graph import Known, follow
+from ppl_gen.backends.jax.compiled import LEAVES_TRACER, user_line
+from ppl_gen.backends.jax.distributions import unmasked, values_to_try
+from ppl_gen.backends.jax.graph import follow
+from ppl_gen.backends.jax.known import Known
+from ppl_gen.backends.jax.library import NumPyroSite
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
-from ppl_gen.backends.jax.trace import OPAQUE, Traced, trace
+from ppl_gen.backends.jax.trace import Traced, trace
 from ppl_gen.backends.jax.uncompiled import uncompiled
 from ppl_gen.backends.jax.words import find_mixes
 from ppl_gen.backends.labels import Label, labelled
@@ -117,7 +119,7 @@ class _First:
         )
         self.run.values |= {s.name: self.run.records[s.name] for s in self.sites.values() if is_summed(s, self.sites)}
 
-    def _look(self, message: Message[jax.Array]) -> None:
+    def _look(self, message: NumPyroSite) -> None:
         self.notes.extend(check_site(library, message, self.sites))
         site = site_of(library, message)
         if site.role == "guide" and site.is_factor and site.name.split("/")[-1] in self._annealed:
@@ -125,7 +127,7 @@ class _First:
         self.sites[site.term] = site
         self.labels[site.term] = label_of(library, message)
         if (site.role == "guide" and not site.observed) or is_summed(site, self.sites):
-            found = others(message.distribution, message.value, jax.random.fold_in(self.key, len(self.sites)))
+            found = values_to_try(message.distribution, message.value, jax.random.fold_in(self.key, len(self.sites)))
             self._more[site.name] = [np.array(other) for other in found]
         elif site.role == "model" and site.name in self._more:
             self._priors[site.name] = unmasked(message.distribution)
@@ -169,7 +171,7 @@ def survey(program: Program, batch: Batch, *, guide: bool) -> Surveyed:
     look = Survey(library)
     try:  # shapes are enough, and far quicker than one operation at a time; a new parameter needs its value
         run() if program.open else jax.eval_shape(run)
-    except OPAQUE:
+    except LEAVES_TRACER:
         look = Survey(library)
         run()
     return look.found
@@ -197,7 +199,7 @@ def _reaches(
     own = {name: sites.get(("guide", name)) or sites["model", name] for name in latents}
     try:
         traced = trace(program, batch, run, latents)
-    except OPAQUE as error:
+    except LEAVES_TRACER as error:
         reached = _anything_goes(program, sites, own)
         return reached, mixes_all(reached, own), user_line(error), False
     runs.append(traced.run)

@@ -6,22 +6,22 @@ import sysconfig
 from collections.abc import Sequence
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.extend.core import ClosedJaxpr, Literal
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.graph import Known, follow
+from ppl_gen.backends.jax.graph import follow
+from ppl_gen.backends.jax.known import Known
 from ppl_gen.program import NOISE, Path
 
-Array = Any
 _INSTALLED = sysconfig.get_path("purelib")
 _MADE_OF = dist.Distribution | dist.transforms.Transform | list | tuple | dict
 
 
-def strangers(thing: Any, silent: frozenset[str], seen: set[int] | None = None) -> list[str]:
+def strangers(thing: object, silent: frozenset[str], seen: set[int] | None = None) -> list[str]:
     """Names of what a distribution is made of that is not NumPyro's: classes of distributions and transforms, functions.
 
     What a class defines does not count where it is in `silent`: see `IN_DRAWS` and `IN_DENSITIES`.
@@ -65,7 +65,7 @@ def _defines(kind: type, silent: frozenset[str]) -> bool:
 def refuse_sampler(
     program: ClosedJaxpr,
     drawn: int,
-    held: Sequence[int],
+    parts: Sequence[int],
     arrays: Sequence[Known],
     inputs: Sequence[Known],
     trusted: bool,
@@ -75,37 +75,38 @@ def refuse_sampler(
     Args:
         program: from the program's inputs to everything.
         drawn: the output that is the draw.
-        held: the outputs that are the distribution's arrays.
+        parts: the outputs that are the distribution's arrays.
         arrays: what is known of these.
         inputs: what is known of the inputs: what else the sampler takes from them, by closures say, counts too.
         trusted: see `ppl_gen.backends.jax.graph.reach`.
     """
-    outvars = program.jaxpr.outvars
-    known = {v: own for v, own in zip((outvars[i] for i in held), arrays, strict=True) if not isinstance(v, Literal)}
-    given = [var for var in known if var not in program.jaxpr.invars]
-    only = part(program, drawn, drawn + 1, stop=given)
+    outvars, invars = program.jaxpr.outvars, program.jaxpr.invars
+    known = {v: own for v, own in zip((outvars[i] for i in parts), arrays, strict=True) if not isinstance(v, Literal)}
+    given = [var for var in known if var not in invars]
     free = [_source(var, known[var], f"array {i}") for i, var in enumerate(given)]
-    rest = [
-        _source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(program.jaxpr.invars, inputs, strict=True))
-    ]
-    jaxpr = only.jaxpr.replace(
-        invars=[*given, *only.jaxpr.invars], debug_info=only.jaxpr.debug_info._replace(arg_names=None)
-    )
-    (output,) = follow(ClosedJaxpr(jaxpr, only.consts), [*free, *rest], trusted)
+    rest = [_source(var, own, f"input {i}") for i, (var, own) in enumerate(zip(invars, inputs, strict=True))]
+    (output,) = follow(_onwards(program, drawn, given), [*free, *rest], trusted)
     jumps = [path.jump for source, path in output.reach.items() if source != NOISE and path.jump]
-    return next(
-        (jump.split(": ")[-1] if jump.startswith("samplers.py:") else jump for jump in jumps), None
-    )  # no user's line
+    first = next(iter(jumps), None)
+    return first.split(": ")[-1] if first and first.startswith("samplers.py:") else first  # no user's line
 
 
-def _source(var: Any, own: Known, label: str) -> Known:
+def _onwards(program: ClosedJaxpr, drawn: int, given: Sequence[Var]) -> ClosedJaxpr:
+    """From these variables, and the program's inputs, to one of its outputs."""
+    only = part(program, drawn, drawn + 1, stop=given)
+    debug = only.jaxpr.debug_info._replace(arg_names=None)
+    jaxpr = only.jaxpr.replace(invars=[*given, *only.jaxpr.invars], debug_info=debug)
+    return ClosedJaxpr(jaxpr, only.consts)
+
+
+def _source(var: Var, own: Known, label: str) -> Known:
     """The same value as a source of its own, where anything that may be learned or drawn is behind it."""
     noise = {NOISE: Path()} if NOISE in own.reach else {}
     moves = jnp.issubdtype(getattr(var.aval, "dtype", jnp.int32), jnp.inexact) and own.reach.keys() - {NOISE}
     return Known({label: Path()} if moves else noise, own.bounds, clear=own.clear, diagonal=own.diagonal)
 
 
-def draw(fn: Any, key: Array) -> Array:
+def draw(fn: dist.Distribution, key: Array) -> Array:
     """One draw, made as NumPyro's sample statement makes it."""
     return jnp.asarray(fn(rng_key=key, sample_intermediates=True)[0])
 

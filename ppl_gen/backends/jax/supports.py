@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from numpyro.distributions import constraints
+from jax import Array
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.constraints import Constraint
 
 from ppl_gen.program.bounds import ANY, INDICATOR, NONNEGATIVE, UNIT, Bounds
 
@@ -13,19 +14,19 @@ DIAGONAL = ("lower_cholesky", "scaled_unit_lower_cholesky", "corr_cholesky", "so
 """Supports of triangular matrices with a positive diagonal."""
 
 
-def base_of(support: Any) -> Any:
+def base_of(support: Constraint) -> Constraint:
     """The constraint of single elements."""
     return base_of(support.base_constraint) if hasattr(support, "base_constraint") else support
 
 
-def ends_of(support: Any) -> dict[str, Any]:
+def ends_of(support: Constraint) -> dict[str, float | Array]:
     """The ends of an interval, "low" and "high", as far as it has any: numbers or arrays."""
     base = base_of(support)
     ends = {"low": getattr(base, "lower_bound", None), "high": getattr(base, "upper_bound", None)}
     return {what: end for what, end in ends.items() if end is not None}
 
 
-def limits_of(support: Any) -> Bounds:
+def limits_of(support: Constraint) -> Bounds:
     """The bounds of the values; ends that are arrays are left out, as they may hang on parameters."""
     base = base_of(support)
     if base in (constraints.simplex, constraints.unit_interval):
@@ -50,12 +51,12 @@ def within(limits: Bounds, is_open: bool, low: float = -math.inf, high: float = 
     return Bounds(first[0], last[0], first[1], last[1])
 
 
-def is_diagonal(support: Any) -> bool:
+def is_diagonal(support: Constraint) -> bool:
     """Whether values are triangular matrices whose diagonal stays away from zero."""
     return any(support is getattr(constraints, name) for name in DIAGONAL)
 
 
-def ends_inside(distribution: Any) -> bool:
+def ends_inside(distribution: Distribution) -> bool:
     """Whether a density may end within its own support, as that of a mixture does where one of its components ends."""
     if "Mixture" not in type(distribution).__name__:
         return False

@@ -6,24 +6,23 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend.core import ClosedJaxpr
+from numpyro.distributions import Distribution
+from numpyro.distributions.constraints import Constraint
 
-from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax.calls import part
-from ppl_gen.backends.jax.compiled import LEAVES_TRACER, NOTHING, REALS, on_host
-from ppl_gen.backends.jax.distributions import arrays, core, held_arrays, unmasked
+from ppl_gen.backends.jax.compiled import NOTHING, REALS, on_host
+from ppl_gen.backends.jax.distributions import arrays, held_arrays, named, unmasked
+from ppl_gen.backends.jax.library import NumPyroSite
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.samplers import IN_DENSITIES, IN_DRAWS, draw, strangers
 from ppl_gen.backends.jax.supports import ends_inside, ends_of
 from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Run, Term
-
-Array = Any
-OPAQUE = LEAVES_TRACER
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Traced:
     layout: Sequence[tuple[Term, bool]]
     terms: Sequence[Term]
     limits: Sequence[tuple[str, str]]
-    supports: Mapping[str, Any]
+    supports: Mapping[str, Constraint]
     behind: Mapping[int, Term]
     hidden: frozenset[Term]
     ending: frozenset[str]
@@ -72,14 +71,14 @@ class Traced:
         return ["" if label == NOISE or label.startswith(PARAM) else label for label in self.labels]
 
 
-def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, Array]) -> Traced:
+def trace(program: Program, batch: Batch, run: Run, latents: Mapping[str, object]) -> Traced:
     """The program on `batch`, the latents having these values, as a graph.
 
     The arrays of the batch are inputs of the graph. Where the program reads one on the host it is run again with arrays that
     it can read; the graph is then that of these data.
 
     Raises:
-        OPAQUE: a latent or parameter is read on the host.
+        LEAVES_TRACER: a latent or parameter is read on the host.
     """
     *others, last = _readings(batch)
     for given, data, trusted in others:
@@ -119,7 +118,7 @@ def _constant(batch: Batch, data: Sequence[Array]) -> Batch:
     return batch
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype.kind in "fiub"
 
 
@@ -128,44 +127,29 @@ def _trace(
     given: Callable[[Sequence[Array]], Batch],
     data: Sequence[Array],
     run: Run,
-    latents: Mapping[str, Array],
+    latents: Mapping[str, object],
     trusted: bool,
 ) -> Traced:
     """See `trace`: `given` makes the batch of what stands for `data`."""
-    seen: list[_Look] = []
-    runs: list[Run] = []
+    seen: list[tuple[_Look, Run]] = []
     indices = {name: value for name, value in run.values.items() if name.startswith(PLATE)}
 
-    def inside(params: Any, values: Any, key: Array, rest: Any) -> tuple[list[Array], ...]:
-        look = _Look(frozenset(latents), key)
-        buffers, drawn, arrays_given = rest
-        runs.append(program.run(params, buffers, key, given(arrays_given), {**drawn, **values}, observer=look))
-        seen.append(look)
+    def inside(
+        params: Mapping[str, Array], values: Mapping[str, object], key: Array, rest: _Rest
+    ) -> tuple[list[Array], ...]:
+        look, (buffers, drawn, arrays_given) = _Look(frozenset(latents), key), rest
+        done = program.run(params, buffers, key, given(arrays_given), {**drawn, **values}, observer=look)
+        seen.append((look, done))
         return look.outputs, look.ends, look.densities, [one for _, one in look.draws.values() if one is not None]
 
     rest = (program.buffers, indices, list(data))
     jaxpr = jax.make_jaxpr(inside)(program.params, dict(latents), program.key(), rest)
     names = [*(PARAM + name for name in sorted(program.params)), *sorted(latents), NOISE]
-    look = seen[-1]
-    number = len(look.outputs) + len(look.ends)
-    places = itertools.count(last := number + len(look.densities))
-    return Traced(
-        facts=part(jaxpr, 0, number),
-        densities=part(jaxpr, number, last),
-        labels=[*names, *[""] * (len(jaxpr.jaxpr.invars) - len(names))],
-        layout=look.layout,
-        terms=look.terms,
-        limits=look.limits,
-        supports=look.supports,
-        behind=look.behind,
-        hidden=frozenset(look.hidden),
-        ending=frozenset(look.ending),
-        trusted=trusted,
-        run=runs[-1],
-        own=frozenset(look.own),
-        whole=jaxpr,
-        draws={name: (own, None if one is None else next(places)) for name, (own, one) in look.draws.items()},
-    )
+    return seen[-1][0].traced(jaxpr, names, seen[-1][1], trusted)
+
+
+_Rest = tuple[Mapping[str, object], Mapping[str, object], Sequence[Array]]
+"""Buffers, what plates drew, and the arrays of the batch."""
 
 
 class _Look:
@@ -180,13 +164,13 @@ class _Look:
         self.layout: list[tuple[Term, bool]] = []
         self.limits: list[tuple[str, str]] = []
         self.terms: list[Term] = []
-        self.supports: dict[str, Any] = {}
+        self.supports: dict[str, Constraint] = {}
         self.behind: dict[int, Term] = {}
         self.hidden: set[Term] = set()
         self.ending: set[str] = set()
         self.own: set[Term] = set()
 
-    def __call__(self, message: Message[jax.Array]) -> None:
+    def __call__(self, message: NumPyroSite) -> None:
         """Take what is inside a site, and its density."""
         term, fn = message.term, message.distribution
         hidden, start = held_arrays(fn), len(self.outputs)
@@ -204,10 +188,10 @@ class _Look:
 
     def _support(self, name: str, fn: Distribution) -> None:
         if name in self.supports:  # drawn by the guide: this is what the model makes of it
-            self.ending |= {name} if ends_inside(core(fn)) else set()
+            self.ending |= {name} if ends_inside(named(fn)) else set()
             return
         self.supports[name] = unmasked(fn).support
-        ends = {"value": core(fn).v} if type(core(fn)).__name__ == "Delta" else ends_of(self.supports[name])
+        ends = {"value": named(fn).v} if type(named(fn)).__name__ == "Delta" else ends_of(self.supports[name])
         for what, end in ends.items():
             if isinstance(end, jax.Array):
                 self.limits.append((name, what))
@@ -219,7 +203,7 @@ class _Look:
         except Exception:  # whatever a user's sampler does that cannot be traced
             return None
 
-    def _density(self, message: Message[jax.Array]) -> None:
+    def _density(self, message: NumPyroSite) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
         term, fn, value, scale = message.term, message.distribution, message.value, message.scale
         if not message.is_bookkeeping and strangers(fn, IN_DENSITIES):
@@ -228,9 +212,31 @@ class _Look:
         try:
             weighed = [bare.log_prob(value), fn.log_prob(value) * scale]
         except NotImplementedError:  # a transform without an inverse: whatever it holds may move every element
-            held = [*held_arrays(fn), *arrays((fn, value, scale))]
-            whole = sum((jnp.sum(jnp.asarray(array, float)) for array in held), jnp.zeros(()))
+            inside = [*held_arrays(fn), *arrays((fn, value, scale))]
+            whole = sum((jnp.sum(jnp.asarray(array, float)) for array in inside), jnp.zeros(()))
             weighed = [jnp.broadcast_to(whole, bare.batch_shape)]
             self.hidden.add(term)
         self.densities += map(jnp.asarray, weighed)
         self.terms += [term] * len(weighed)
+
+    def traced(self, jaxpr: ClosedJaxpr, names: Sequence[str], run: Run, trusted: bool) -> Traced:
+        """All that was collected; `names` are those of the first inputs."""
+        number = len(self.outputs) + len(self.ends)
+        places = itertools.count(last := number + len(self.densities))
+        return Traced(
+            facts=part(jaxpr, 0, number),
+            densities=part(jaxpr, number, last),
+            labels=[*names, *[""] * (len(jaxpr.jaxpr.invars) - len(names))],
+            layout=self.layout,
+            terms=self.terms,
+            limits=self.limits,
+            supports=self.supports,
+            behind=self.behind,
+            hidden=frozenset(self.hidden),
+            ending=frozenset(self.ending),
+            trusted=trusted,
+            run=run,
+            own=frozenset(self.own),
+            whole=jaxpr,
+            draws={name: (own, None if one is None else next(places)) for name, (own, one) in self.draws.items()},
+        )

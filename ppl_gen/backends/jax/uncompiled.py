@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl_gen.backends.jax.calls import called
+from ppl_gen.backends.jax.calls import Function, called, called_by, opened
 from ppl_gen.backends.jax.operations import FUNCTIONS, apply
 
 try:  # no other place says how an operation is carried out
@@ -44,9 +44,9 @@ if KNOWN:
 
         def process_primitive(self, primitive: Any, args: Sequence[Any], params: Any, /) -> Any:
             """The results of one primitive."""
-            inner = called(_Equation(primitive, params))
+            inner = called_by(primitive, params)
             if primitive.name in RANDOM or (inner is not None and _is_known(inner)):
-                again = partial(primitive.impl, **params) if inner is None else partial(eval_jaxpr, *_open(inner))
+                again = partial(primitive.impl, **params) if inner is None else partial(eval_jaxpr, *opened(inner))
                 return self._again(again, *args)
             found = _by_numpy(primitive, args, params)
             if found is None:
@@ -68,21 +68,9 @@ if KNOWN:
                 return call(*args)
 
 
-class _Equation:
-    """A primitive at work."""
-
-    def __init__(self, primitive: Any, params: Any) -> None:
-        self.primitive, self.params = primitive, params
-
-
-def _open(closed: Any) -> tuple[Any, Any]:
-    """(a program without its constants, these)."""
-    return (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
-
-
-def _is_known(closed: Any) -> bool:
+def _is_known(function: Function) -> bool:
     """Whether every operation of a compiled function is one of those here: if not, it is compiled as a whole."""
-    for eqn in _open(closed)[0].eqns:
+    for eqn in opened(function)[0].eqns:
         inner = called(eqn)
         name = eqn.primitive.name
         known = name in FUNCTIONS or name in RANDOM or name in ("random_wrap", "random_unwrap")

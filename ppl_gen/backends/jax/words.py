@@ -13,25 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from ppl_gen.backends.jax.calls import called, is_mutable, scan_lengths
+from ppl_gen.backends.jax.calls import Atom, Function, called, mutable, opened, scan_lengths, shape_of
 from ppl_gen.backends.jax.constants import evaluate
-from ppl_gen.backends.jax.moves import (
-    RULES,
-    Constant,
-    Present,
-    Words,
-    all_of,
-    everything,
-    fitted,
-    full,
-    gathered,
-    shape_of,
-    union,
-)
+from ppl_gen.backends.jax.flows.rules import RULES
+from ppl_gen.backends.jax.flows.words import Constant, Present, Words, all_of, everything, fitted, full, gathered, union
+from ppl_gen.backends.jax.known import dtype_of
 from ppl_gen.program import Site, Term
-from ppl_gen.program.independence import Marks, Mixes, lengths_of, rounds
+from ppl_gen.program.independence import Marks, Mixes, length, lengths_of, rounds
 
 PATIENCE = 8  # rounds of a loop in which marks are followed element by element; what still grows then is taken together
 
@@ -59,38 +49,40 @@ class _Walker:
         self.trusted = trusted
 
     def _walk(
-        self, jaxpr: Any, words: Sequence[Words], known: Sequence[Constant], constants: Sequence[Constant] = ()
+        self, jaxpr: Jaxpr, words: Sequence[Words], known: Sequence[Constant], constants: Sequence[Constant] = ()
     ) -> list[Words]:
         """Words of the outputs of an open jaxpr, given those of its inputs, and inputs' values where they depend on nothing."""
-        held: dict[Any, Words] = dict(zip(jaxpr.invars, words, strict=True))
-        values: dict[Any, Constant] = dict(zip(jaxpr.invars, known, strict=True))
+        known_words: dict[Var, Words] = dict(zip(jaxpr.invars, words, strict=True))
+        values: dict[Var, Constant] = dict(zip(jaxpr.invars, known, strict=True))
         values.update(zip(jaxpr.constvars, constants, strict=True))
 
-        def read(atom: Any) -> Words:
-            return None if isinstance(atom, Literal) else held.get(atom)
+        def words_of(atom: Atom) -> Words:
+            return None if isinstance(atom, Literal) else known_words.get(atom)
 
-        def value(atom: Any) -> Constant:
+        def value(atom: Atom) -> Constant:
             return partial(np.asarray, atom.val) if isinstance(atom, Literal) else values.get(atom)
 
         for eqn in jaxpr.eqns:
-            ins, own = [read(atom) for atom in eqn.invars], [value(atom) for atom in eqn.invars]
+            ins, own = [words_of(atom) for atom in eqn.invars], [value(atom) for atom in eqn.invars]
             if all(constant is not None for constant in own) and not eqn.effects:
                 values.update(_later(eqn, own))
             if all(one is None for one in ins):
                 continue
-            held.update(zip(eqn.outvars, self._through(eqn, ins, own), strict=True))
-            for ref in filter(is_mutable, eqn.invars):  # what was written can be read again
-                held[ref] = fitted(union(*map(all_of, ins)), len(shape_of(ref)))
-        return [read(atom) for atom in jaxpr.outvars]
+            known_words.update(zip(eqn.outvars, self._through(eqn, ins, own), strict=True))
+            for ref in mutable(eqn):  # what was written can be read again
+                known_words[ref] = fitted(union(*map(all_of, ins)), len(shape_of(ref)))
+        return [words_of(atom) for atom in jaxpr.outvars]
 
-    def through(self, closed: Any, words: Sequence[Words], known: Sequence[Constant] | None = None) -> list[Words]:
-        jaxpr = getattr(closed, "jaxpr", closed)
-        constants = [partial(np.asarray, value) if self.trusted else None for value in getattr(closed, "consts", ())]
+    def through(
+        self, function: Function, words: Sequence[Words], known: Sequence[Constant] | None = None
+    ) -> list[Words]:
+        jaxpr, arrays = opened(function)
+        constants = [partial(np.asarray, value) if self.trusted else None for value in arrays]
         return self._walk(jaxpr, words, known or [None] * len(words), constants)
 
-    def _through(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
+    def _through(self, eqn: JaxprEqn, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         """Words of the outputs of one equation."""
-        if any(map(is_mutable, eqn.invars)):
+        if mutable(eqn):
             return everything(eqn, ins)
         inner = called(eqn)
         if inner is not None:
@@ -100,7 +92,7 @@ class _Walker:
         rule = structured.get(name) or RULES.get(name, everything)
         return rule(eqn, ins, known)
 
-    def _scan(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
+    def _scan(self, eqn: JaxprEqn, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         """Each step sees its own slices, and whatever the steps before may have left in the carry."""
         first, carried = scan_lengths(eqn)
         last = first + carried
@@ -115,8 +107,8 @@ class _Walker:
             outs = step(carry)[len(carry) :]
             return [*carry, *(None if out is None else out[None] for out in outs)]
         axes = [None] * last + [0] * (len(ins) - last)
-        shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in body.jaxpr.invars[:last]]
-        shapes += [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars[last:]]
+        shapes = [jax.ShapeDtypeStruct(shape_of(atom), dtype_of(atom)) for atom in body.jaxpr.invars[:last]]
+        shapes += [jax.ShapeDtypeStruct(shape_of(atom), dtype_of(atom)) for atom in eqn.invars[last:]]
         try:
             side_by_side = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(body), in_axes=axes))(*shapes)
         except NotImplementedError:  # a primitive that cannot be batched
@@ -124,7 +116,7 @@ class _Walker:
         outs = self.through(side_by_side, [*ins[:first], *carry, *ins[last:]], [*constants[:last], *known[last:]])
         return [*carry, *outs[len(carry) :]]
 
-    def _while(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
+    def _while(self, eqn: JaxprEqn, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         """How often a loop runs moves all that it leaves."""
         test, body = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         carry = _settle(ins[body:], lambda carry: self.through(eqn.params["body_jaxpr"], [*ins[test:body], *carry]))
@@ -132,20 +124,20 @@ class _Walker:
         going = all_of(going)
         return [union(out, fitted(going, len(shape_of(atom)))) for out, atom in zip(carry, eqn.outvars, strict=True)]
 
-    def _cond(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
+    def _cond(self, eqn: JaxprEqn, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         branches = [self.through(branch, ins[1:], known[1:]) for branch in eqn.params["branches"]]
         choice = all_of(ins[0])
         joined = [union(*outs) for outs in zip(*branches, strict=True)]
         return [union(out, fitted(choice, len(shape_of(atom)))) for out, atom in zip(joined, eqn.outvars, strict=True)]
 
-    def _solve(self, eqn: Any, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
+    def _solve(self, eqn: JaxprEqn, ins: list[Words], known: Sequence[Constant]) -> list[Words]:
         lengths = eqn.params["const_lengths"]
         start = lengths.matvec + lengths.vecmat
         right = sum(lengths)
         return self.through(eqn.params["jaxprs"].solve, [*ins[start : start + lengths.solve], *ins[right:]])
 
 
-def _later(eqn: Any, known: Sequence[Constant]) -> dict[Any, Constant]:
+def _later(eqn: JaxprEqn, known: Sequence[Constant]) -> dict[Var, Constant]:
     """The values of an equation that depends on no input, worked out once they are asked for."""
     found: list[np.ndarray[Any, Any]] = []
 
@@ -155,7 +147,7 @@ def _later(eqn: Any, known: Sequence[Constant]) -> dict[Any, Constant]:
             found.extend(evaluate(eqn, operands))
         return found[number]
 
-    if any(jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended) for atom in (*eqn.invars, *eqn.outvars)):
+    if any(jnp.issubdtype(dtype_of(atom), jax.dtypes.extended) for atom in (*eqn.invars, *eqn.outvars)):
         return {}
     return {out: partial(at, number) for number, out in enumerate(eqn.outvars)}
 
@@ -185,53 +177,49 @@ def _same(first: Words, second: Words) -> bool:
 
 
 def find_mixes(
-    closed_jaxpr: ClosedJaxpr,
+    program: ClosedJaxpr,
     inputs: Sequence[str],
     terms: Sequence[Term],
     sites: Mapping[Term, Site],
     latents: Mapping[str, Site],
-    trusted: bool = True,
+    trusted: bool,
 ) -> Mixes:
     """(latent, term, plate) for every term of which an element may be moved by another element of the latent.
 
     Args:
-        closed_jaxpr: the program: its outputs are the terms' log densities, element by element.
+        program: its outputs are the terms' log densities, element by element.
         inputs: what each input is: a latent's name, or anything else.
         terms: the term of each output.
-        sites: all sites.
+        sites: all of them.
         latents: name -> the site that draws it.
         trusted: see `spread`.
     """
+
+    def strays(marks: Marks, names: Mapping[str, Site]) -> set[tuple[Term, str]]:
+        atoms = zip(inputs, program.jaxpr.invars, strict=True)
+        marked = [_marked(marks, names.get(name), len(shape_of(atom))) for name, atom in atoms]
+        return _strays(marks, spread(program, marked, trusted), terms, sites)
+
     found: set[tuple[str, Term, str]] = set()
     for marks in rounds(lengths_of(latents)):
-
-        def strays(names: Mapping[str, Site], marks: Marks = marks) -> set[tuple[Term, str]]:
-            sources = [
-                _marked(marks, names[name], len(shape_of(atom))) if name in names else None
-                for name, atom in zip(inputs, closed_jaxpr.jaxpr.invars, strict=True)
-            ]
-            return _strays(marks, spread(closed_jaxpr, sources, trusted), terms, sites)
-
-        suspected = {plate for _, plate in strays(latents)}
+        suspected = {plate for _, plate in strays(marks, latents)}
         for name, site in latents.items():
             if not suspected.isdisjoint(site.plates):
-                found |= {(name, term, plate) for term, plate in strays({name: site}) if plate in site.plates}
+                found |= {(name, term, plate) for term, plate in strays(marks, {name: site}) if plate in site.plates}
     return frozenset(found)
 
 
-def _marked(marks: Marks, site: Site, ndim: int) -> Words:
-    """The words of a latent's elements."""
+def _marked(marks: Marks, site: Site | None, ndim: int) -> Words:
+    """The words of a latent's elements; of anything else none."""
     words: Words = None
+    if site is None:
+        return words
     for plate, dim in site.plates.items():
-        if plate in marks.lengths and _length(site, dim) == marks.lengths[plate]:
+        if plate in marks.lengths and length(site, dim) == marks.lengths[plate]:
             shape = [1] * ndim
             shape[dim - len(site.event_shape)] = -1
             words = union(words, marks.of(plate).reshape(shape))
     return words
-
-
-def _length(site: Site, dim: int) -> int:
-    return site.batch_shape[dim] if len(site.batch_shape) >= -dim else 1
 
 
 def _strays(

@@ -1,4 +1,7 @@
-"""The one door to torch and Pyro."""
+"""The one door to torch and Pyro: their messages, graphs, distributions and steps.
+
+It may import torch, Pyro and what `backends` may, but nothing of `backends.jax`.
+"""
 
 from __future__ import annotations
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TypeVar
 
 import array_api_compat.torch as base
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Distribution, biject_to
+from torch.distributions.constraints import Constraint
+from torch.utils import _pytree as pytree
 
+from ppl_gen.backends.statements import Statements
+from ppl_gen.backends.torch.density import Density
 from ppl_gen.program.arrays import Namespace
+
+dist = pyro.distributions
+
+Carry = TypeVar("Carry")
+Each = TypeVar("Each")
+Made = TypeVar("Made")
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
@@ -35,8 +43,18 @@ def _value_and_slope(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Te
     return value.detach(), torch.zeros_like(at) if slope is None else slope.detach()
 
 
+def _scan(step: Callable[[Carry, Each], tuple[Carry, Made]], start: Carry, xs: Each) -> tuple[Carry, Made]:
+    """A loop over the leading axis: (the last carry, the results stacked), as in `jax.lax.scan`."""
+    carry, results = start, []
+    for index in range(pytree.tree_leaves(xs)[0].shape[0]):
+        carry, result = step(carry, pytree.tree_map(lambda leaf: leaf[index], xs))  # noqa: B023
+        results.append(result)
+    return carry, pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
 xp = Namespace(
     base,
+    scan=_scan,
     softplus=F.softplus,
     sigmoid=torch.sigmoid,
     relu=F.relu,
@@ -58,19 +76,19 @@ xp = Namespace(
 )
 
 
-def sample(name: str, distribution: Any, obs: Tensor | None, infer: Mapping[str, Any] | None) -> Tensor:
-    """See `ppl_gen.language.sample`."""
-    return pyro.sample(name, distribution, obs=obs, infer=cast(Any, dict(infer or {})))
+statements: Statements[Tensor, Distribution, Constraint] = Statements(pyro, biject_to, Density)
+sample, plate, deterministic, density = (
+    statements.sample,
+    statements.plate,
+    statements.deterministic,
+    statements.density,
+)
+normal_on, unconstrained_shape = statements.normal_on, statements.unconstrained_shape
 
 
-def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Any) -> Tensor:
+def param(name: str, init: Tensor | Callable[[], Tensor] | None, constraint: Constraint | None) -> Tensor:
     """See `ppl_gen.language.param`."""
     return pyro.param(name, init, constraint=constraints.real if constraint is None else constraint)
-
-
-def plate(name: str, size: int, subsample_size: int | None, dim: int | None) -> AbstractContextManager[Any]:
-    """See `ppl_gen.language.plate`."""
-    return pyro.plate(name, size, subsample_size=subsample_size, dim=dim)
 
 
 def module(name: str, network: torch.nn.Module) -> torch.nn.Module:
@@ -78,23 +96,6 @@ def module(name: str, network: torch.nn.Module) -> torch.nn.Module:
     return pyro.module(name, network)
 
 
-def deterministic(name: str, value: Tensor) -> Tensor:
-    """See `ppl_gen.language.deterministic`."""
-    return pyro.deterministic(name, value)
-
-
 def factor(name: str, log_factor: Tensor, has_rsample: bool | None = None) -> None:
     """See `ppl_gen.language.factor`."""
     pyro.factor(name, log_factor, has_rsample=has_rsample)
-
-
-def normal_on(support: Any, loc: Tensor, scale: Tensor, event_dim: int) -> Any:
-    """A normal pushed onto `support` by its bijection."""
-    base = dist.Normal(loc, scale).to_event(biject_to(support).domain.event_dim)
-    moved = base if support is constraints.real else dist.TransformedDistribution(base, [biject_to(support)])
-    return moved.to_event(event_dim - len(moved.event_shape))
-
-
-def unconstrained_shape(support: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the reals that stand for a value of `shape` on `support`."""
-    return tuple(biject_to(support).inverse_shape(shape))

@@ -11,22 +11,13 @@ import numpy as np
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
-from ppl_gen.backends.interface import Distribution, Message, core_of
-from ppl_gen.backends.torch import distributions
-from ppl_gen.backends.torch.distributions import (
-    divergence,
-    features,
-    is_reparametrized,
-    is_unchecked,
-    leaves_out_nan,
-    log_masses,
-    num_values,
-    parameters,
-    support,
-    unmasked,
-)
+from ppl_gen.backends.interface import Message
+from ppl_gen.backends.torch import supports
+from ppl_gen.backends.torch.distributions import divergence, features, is_reparametrized, log_masses, parameters
+from ppl_gen.backends.torch.masks import is_unchecked, leaves_out_nan, named, unmasked
+from ppl_gen.backends.torch.supports import num_values, seen, support
 from ppl_gen.errors import ProgramError
 
 __all__ = [
@@ -54,14 +45,17 @@ __all__ = [
 ]
 
 
-def log_density(message: Message[Tensor], distribution: Distribution) -> Tensor:
+PyroSite = Message[Tensor, Distribution]
+
+
+def log_density(message: PyroSite, distribution: Distribution) -> Tensor:
     """The log density of a site's value, nats, before the masks and scales around it.
 
     What no mask lets count may hold anything, NaN too.
     """
     value = message.value
     if message.observed and isinstance(value, Tensor) and not message.is_bookkeeping:
-        value = distributions.seen(distribution, message.mask, value)
+        value = seen(distribution, message.mask, value)
     with _settled(distribution):
         found: Tensor = distribution.log_prob(value, *message.args, **message.kwargs)
     return found if isinstance(found, Tensor) else torch.as_tensor(float(found))
@@ -105,13 +99,13 @@ def as_now(value: Tensor | float) -> Tensor | float:
 
 def choose(distribution: Distribution, index: int) -> Tensor:
     """The `index`-th value of a finite distribution, at every batch element."""
-    core, batch = core_of(distribution), torch.Size(distribution.batch_shape)
+    core: Any = named(distribution)
     values = core.enumerate_support(expand=False)
     values = values.reshape((len(values),) + core.event_shape)
     num_elements = math.prod(distribution.event_shape) // math.prod(core.event_shape)
     digits = [(index // len(values) ** place) % len(values) for place in range(num_elements)]
     value: Tensor = values[torch.tensor(digits, device=values.device)].reshape(distribution.event_shape)
-    return value.expand(batch + torch.Size(distribution.event_shape)).clone()
+    return value.expand(distribution.batch_shape + distribution.event_shape).clone()
 
 
 def num_features(distribution: Distribution) -> int | None:
@@ -122,7 +116,7 @@ def num_features(distribution: Distribution) -> int | None:
 
 def constraint_of(distribution: Distribution) -> Any:
     """The constraint that observations are held to: the support, or the reals for a class that states none."""
-    return distributions.constraint_of(unmasked(distribution)) or constraints.real
+    return supports.constraint_of(unmasked(distribution)) or constraints.real
 
 
 def satisfies(constraint: Any, value: Tensor) -> np.ndarray:
@@ -130,16 +124,16 @@ def satisfies(constraint: Any, value: Tensor) -> np.ndarray:
     return to_host(constraint.check(value))
 
 
-def counted(message: Message[Tensor]) -> Tensor:
+def counted(message: PyroSite) -> Tensor:
     """A site's value, constant, with something feasible wherever it does not count."""
     own = message.distribution
-    value = distributions.seen(own, message.mask, torch.as_tensor(message.value)).detach()
+    value = seen(own, message.mask, torch.as_tensor(message.value)).detach()
     return value.nan_to_num(0.0, torch.inf, -torch.inf) if leaves_out_nan(own) else value
 
 
-def check_distribution(message: Message[Tensor]) -> None:
+def check_distribution(message: PyroSite) -> None:
     """Raise on a latent whose distribution states no support."""
-    if not message.observed and distributions.constraint_of(unmasked(message.distribution)) is None:
+    if not message.observed and supports.constraint_of(unmasked(message.distribution)) is None:
         raise ProgramError(
             f"{message.where}: expected a distribution with a support; got none. State it in the class, as support = constraints.real."
         )

@@ -29,14 +29,14 @@ class Answers:
         most: reads that are answered.
         certain: whether each read has but one outcome with which the program goes on.
         told: the answers given so far.
-        others: for each of them, what else it could have been.
+        alternatives: for each of them, what else it could have been.
     """
 
     script: Sequence[object] = ()
     most: int | None = None
     certain: bool = False
     told: list[object] = field(default_factory=list)
-    others: list[list[object]] = field(default_factory=list)
+    alternatives: list[list[object]] = field(default_factory=list)
     _known: dict[Hashable, object] = field(default_factory=dict)
 
     def answer(self, key: Hashable, own: object, outcomes: Sequence[object]) -> object:
@@ -54,14 +54,14 @@ class Answers:
             raise Endless
         value = self.script[place] if place < len(self.script) else own
         self.told.append(value)
-        self.others.append([other for other in outcomes if other != value])
+        self.alternatives.append([other for other in outcomes if other != value])
         self._known[key] = value
         return value
 
     def turns(self) -> list[list[object]]:
         """The scripts that turn off this path, after what was scripted, at one read each."""
         places = range(len(self.script), len(self.told))
-        return [[*self.told[:place], other] for place in places for other in self.others[place]]
+        return [[*self.told[:place], other] for place in places for other in self.alternatives[place]]
 
 
 @dataclass
@@ -90,11 +90,22 @@ def follow(run: Callable[[Answers], T], whole: Callable[[T], bool]) -> Paths[T]:
     """
     first = Answers()
     paths = Paths([run(first)])
+    paths.unfinished = _follow_turns(run, whole, paths, first)
+    if paths.unfinished is None and not whole(paths.found[-1]):
+        paths.unfinished = "its value may be any"
+    elif paths.unfinished is None and paths.runs > len(paths.found) == 1:
+        paths.certain, paths.found = True, [run(Answers(certain=True))]
+    return paths
+
+
+def _follow_turns(
+    run: Callable[[Answers], T], whole: Callable[[T], bool], paths: Paths[T], first: Answers
+) -> str | None:
+    """Follows what turns off the first path; why not all of it, None if all."""
     todo, most = first.turns(), len(first.told) + MOST_READS
     while todo and whole(paths.found[-1]):
         if paths.runs + len(todo) > MOST_PATHS:
-            paths.unfinished = f"there are more than {MOST_PATHS} of them"
-            return paths
+            return f"there are more than {MOST_PATHS} of them"
         answers = Answers(todo.pop(), most)
         paths.runs += 1
         try:
@@ -102,18 +113,12 @@ def follow(run: Callable[[Answers], T], whole: Callable[[T], bool]) -> Paths[T]:
         except ProgramError:
             raise
         except Endless:
-            paths.unfinished = "a loop does not end on one of them"
-            return paths
+            return "a loop does not end on one of them"
         except Exception as error:
             if not _is_deliberate(error.__traceback__):
-                paths.unfinished = f"one of them raised {type(error).__name__}"
-                return paths
+                return f"one of them raised {type(error).__name__}"
         todo += answers.turns()
-    if not whole(paths.found[-1]):
-        paths.unfinished = "its value may be any"
-    elif paths.runs > len(paths.found) == 1:
-        paths.certain, paths.found = True, [run(Answers(certain=True))]
-    return paths
+    return None
 
 
 def _is_deliberate(trace: TracebackType | None) -> bool:

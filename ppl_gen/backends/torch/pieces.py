@@ -17,6 +17,7 @@ from ppl_gen.program import Path
 from ppl_gen.program.continuity import COMPARISONS, Expr, const, is_continuous, unknown
 
 T = TypeVar("T")
+Operand = Tensor | bool | int | float
 DEEPEST = 40  # operations within one another in an expression
 
 _OPERATIONS = {
@@ -128,7 +129,7 @@ class Pieces:
         """What a tensor is, for two readings to be known as one."""
         return self._expr(tensor)[0]
 
-    def _expr(self, value: Any) -> tuple[Expr, int]:
+    def _expr(self, value: Operand) -> tuple[Expr, int]:
         """(expression of an operand, its depth)."""
         if isinstance(value, bool | int | float):
             return const(float(value)), 1
@@ -166,7 +167,7 @@ class Pieces:
         depth = 1 + max(depth for _, depth in parts)
         return (Expr(operation, tuple(expr for expr, _ in parts)), depth) if depth <= DEEPEST else None
 
-    def _clamped(self, value: Any, low: Any, high: Any) -> tuple[Expr, int] | None:
+    def _clamped(self, value: Operand, low: Operand | None, high: Operand | None) -> tuple[Expr, int] | None:
         expr, depth = self._expr(value)
         for operation, end in (("max", low), ("min", high)):
             if end is not None:
@@ -174,16 +175,16 @@ class Pieces:
                 expr, depth = Expr(operation, (expr, other)), max(depth, deep) + 1
         return (expr, depth) if depth <= DEEPEST else None
 
-    def _meet(self, condition: Any, first: Any, second: Any) -> bool:
+    def _meet(self, condition: Operand, first: Operand, second: Operand) -> bool:
         return is_continuous(*(self._expr(value)[0] for value in (condition, first, second)))
 
-    def _vanishes(self, indicator: Tensor, other: Any) -> bool:
+    def _vanishes(self, indicator: Tensor, other: Operand) -> bool:
         """Whether `other` is zero where the indicator, or condition, turns."""
         expr = self._expr(indicator)[0]
         condition = expr.args[0] if expr.op == "indicator" else expr
         return condition.op in _CONDITIONS and is_continuous(condition, self._expr(other)[0], const(0))
 
-    def _in_order(self, tensor: Tensor, places: Any, dim: int) -> bool:
+    def _in_order(self, tensor: Tensor, places: Tensor, dim: int) -> bool:
         known = self._orders.get(places)
         if known is None:
             return False
@@ -209,7 +210,7 @@ class Pieces:
         if kind == "length" and (name in _VIEWS or name in ("sqrt", "clamp_min")):
             yield kind, latent
 
-    def _is_direction(self, value: Any, length: Any) -> bool:
+    def _is_direction(self, value: Operand, length: Operand) -> bool:
         """Whether a latent of several coordinates is divided by its own length: no path that counts meets the one place."""
         own, over = self._lengths.get(value), self._lengths.get(length)
         return own is not None and over == ("length", own[1]) and own[0] == "own"

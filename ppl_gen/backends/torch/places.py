@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ppl_gen.backends.torch.operators import Operator
 
 _OWN = str(Path(__file__).parents[2]) + os.sep
 _LIBRARIES = (_OWN, *(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, pyro)))
@@ -28,7 +30,7 @@ class Statements(Messenger):
 
     name: str | None = None
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not isinstance(msg["fn"], _Subsample):  # a plate's choice of its elements
             self.name = msg["name"]
 
@@ -69,7 +71,9 @@ class _Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.operation, self.statements, self.found = operation, statements, ""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Operator, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if not self.found and str(func).rsplit(".", 1)[0] == self.operation:
             frames = [(frame, frame.f_lineno) for frame in _outwards(sys._getframe(1))]
             self.found = place(_within(reversed(frames)), self.statements.name)

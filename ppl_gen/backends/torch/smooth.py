@@ -6,11 +6,12 @@ the operand that must keep away from its pole, which `ppl_gen.program.bounds` mu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ppl_gen.backends.torch.operators import Operation
 from ppl_gen.backends.torch.ranges import Ranges
 from ppl_gen.program.bounds import ANY, TINY, may_step, power_may_step
 
@@ -76,13 +77,13 @@ _NORMALIZED |= {"_fused_rms_norm": 3}
 _FACTORED = {"linalg_solve_triangular": 0, "triangular_solve": 1, "cholesky_solve": 1, "cholesky_inverse": 0}
 
 
-def steps(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ranges: Ranges) -> list[Tensor] | None:
+def steps(operation: Operation, ranges: Ranges) -> list[Tensor] | None:
     """The operands at which an operation may step; none of a smooth one.
 
     Returns:
         None where the operation is not known: it may step at each of them.
     """
-    name = _ALIASES.get(name, name)
+    args, name = operation.args, _ALIASES.get(operation.name, operation.name)
     if name in ("linalg_vector_norm", "norm", "_cdist_forward", "dist", "_pdist_forward"):
         return None if _is_odd_norm(name, args) else []
     if name in SMOOTH or name.removeprefix("_foreach_") in SMOOTH or (name == "threshold" and args[1] == args[2]):
@@ -90,22 +91,28 @@ def steps(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ranges: Ran
     if name in _NORMALIZED:
         eps = args[_NORMALIZED[name]]
         return [] if eps is None or eps >= 1e-7 else None  # under a root; less is a step to every draw
+    return _partial_steps(name, operation, ranges)
+
+
+def _partial_steps(name: str, operation: Operation, ranges: Ranges) -> list[Tensor] | None:
+    """Likewise, of an operation that has a pole or an edge; None where it is none of these."""
+    args = operation.args
     if name == "pow":
         return _power_steps(args, ranges)
     if name == "addcdiv":
         return _where(may_step("div", [ANY, ranges.of(args[2]).bounds]), args[2])
     if name in ("logit", "binary_cross_entropy"):
-        return _near_the_ends(name, args, kwargs, ranges)
+        return _near_the_ends(name, operation, ranges)
     if name in _FACTORED:
         factor = args[_FACTORED[name]]
         return _where(not ranges.of(factor).factor, factor)
-    if name in _PARTIAL and kwargs.get("rounding_mode") is None:
+    if name in _PARTIAL and operation.kwargs.get("rounding_mode") is None:
         operands = [ranges.of(value).bounds for value in args]
         return _where(may_step(name, operands), args[_PARTIAL[name]])
     return None
 
 
-def _where(steps: bool, operand: Any) -> list[Tensor]:
+def _where(steps: bool, operand: object) -> list[Tensor]:
     return [operand] if steps and isinstance(operand, Tensor) else []
 
 
@@ -117,9 +124,10 @@ def _power_steps(args: Sequence[Any], ranges: Ranges) -> list[Tensor]:
     return []
 
 
-def _near_the_ends(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ranges: Ranges) -> list[Tensor]:
+def _near_the_ends(name: str, operation: Operation, ranges: Ranges) -> list[Tensor]:
     """A logit that is kept from 0 and 1 by its own argument has kinks only; torch bounds its cross entropy."""
-    eps = args[1] if len(args) > 1 else kwargs.get("eps")
+    args = operation.args
+    eps = args[1] if len(args) > 1 else operation.kwargs.get("eps")
     if name == "binary_cross_entropy" or (eps is not None and eps > TINY):
         return []
     return _where(may_step("logit", [ranges.of(args[0]).bounds]), args[0])

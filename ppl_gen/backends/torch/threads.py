@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 
 class Threads:
@@ -28,6 +27,6 @@ class Threads:
     def __exit__(self, *error: object) -> None:
         threading.setprofile(self._before)
 
-    def _begins(self, frame: FrameType, event: str, argument: Any) -> None:
+    def _begins(self, frame: FrameType, event: str, argument: object) -> None:
         self.started = True
         sys.setprofile(self._before)

@@ -2,21 +2,22 @@
 
 Beside every storage that carries anything stands a mirror of it, one word of marks per element (see
 `ppl_gen.program.independence`). A tensor's words are read off the mirror with the tensor's own size and stride, so views, and what is
-written through them, need no rules; the rules in `ppl_gen.backends.torch.flows` say what operations with new memory do.
+written through them, need no rules; the rules in `ppl_gen.backends.torch.flows.rules` say what operations with new memory do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl_gen.backends.torch.flows import Call, either, everything, flow, reduced
-from ppl_gen.program.independence import WIDTH, Marks
+from ppl_gen.backends.torch.flows.call import Call, either, everything, reduced
+from ppl_gen.backends.torch.flows.rules import flow
+from ppl_gen.backends.torch.operators import FROM_OUTSIDE, Operation, is_among
+from ppl_gen.program.independence import WIDTH, Marks, bits
 
 
 def storage(tensor: Tensor) -> int:
@@ -66,7 +67,7 @@ class Plane:
     _mirrors: dict[int, _Mirror] = field(default_factory=dict)
     _loose: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # without a storage: one word for all
 
-    def read(self, tensor: Tensor) -> Tensor | None:
+    def words_of(self, tensor: Tensor) -> Tensor | None:
         """Words of a tensor, in its shape; None where it carries nothing."""
         place = storage(tensor)
         if not place:
@@ -140,7 +141,7 @@ def _extent(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-class Words:
+class Planes:
     """All planes: as many words per element as the marks need.
 
     Attributes:
@@ -160,26 +161,36 @@ class Words:
         """Notes that a tensor is."""
         self._constant[storage(tensor)] = tensor.untyped_storage()
 
-    def made(
-        self, random: bool, inputs: Sequence[Tensor], outputs: Sequence[Tensor], written: Sequence[Tensor]
-    ) -> None:
-        """Follows constants through one operation.
+    def follow(self, operation: Operation) -> None:
+        """Follows constants and marks through one operation."""
+        self._follow_constants(operation)
+        if self.planes:
+            self._follow_marks(operation)
 
-        Args:
-            random: whether it draws.
-            inputs: the tensors that it read.
-            outputs: its results.
-            written: the tensors whose memory it wrote.
-        """
-        own = set(map(storage, written))
-        known = not random and all(storage(tensor) in self._constant or storage(tensor) in own for tensor in inputs)
-        old = {storage(tensor) for tensor in inputs}
-        for tensor in outputs:
+    def _follow_constants(self, operation: Operation) -> None:
+        old, own = ({storage(tensor) for tensor in tensors} for tensors in (operation.inputs, operation.targets))
+        random = operation.draws or operation.name in FROM_OUTSIDE
+        known = not random and all(place in self._constant or place in own for place in old)
+        for tensor in operation.results:
             if known and storage(tensor) and storage(tensor) not in old:
                 self._constant[storage(tensor)] = tensor.untyped_storage()
         if not known:
             for place in own:
                 self._constant.pop(place, None)
+
+    def _follow_marks(self, operation: Operation) -> None:
+        inputs, written = operation.inputs, operation.targets
+        old = {storage(tensor) for tensor in inputs}
+        fresh = [t for t in operation.results if (storage(t) or id(t)) not in old and not is_among(t, written)]
+        outs = [*written, *fresh]
+        if not outs:
+            return  # views
+        for plane in self.planes:
+            if plane.carries([*inputs, *written]):
+                func, name, args, kwargs = operation.func, operation.name, operation.args, operation.kwargs
+                call = Call(func, name, args, kwargs, inputs, outs, written, plane.words_of, self.is_constant)
+                for tensor, words in zip(outs, flow(call), strict=True):
+                    plane.write(tensor, words)
 
     @unwatched()
     def mark(self, tensor: Tensor, key: Hashable, plate: str, axis: int) -> None:
@@ -187,53 +198,19 @@ class Words:
         length = tensor.shape[axis]
         plane, marks = self._marks((key, length), plate, length)
         words = torch.as_tensor(marks.of(plate), device=tensor.device).reshape([-1] + [1] * (-axis - 1))
-        present = plane.read(tensor)
+        present = plane.words_of(tensor)
         plane.write(tensor, (words if present is None else words | present).expand(tensor.shape))
 
     def _marks(self, key: tuple[Hashable, int], plate: str, length: int) -> tuple[Plane, Marks]:
         for plane in self.planes:
             if key in plane.marks:
                 return plane, plane.marks[key][1]
-        bits = 2 * max(1, (length - 1).bit_length())
-        plane = next((plane for plane in self.planes if plane.used + bits <= WIDTH), None) or Plane()
+        plane = next((plane for plane in self.planes if plane.used + bits(length) <= WIDTH), None) or Plane()
         if plane not in self.planes:
             self.planes.append(plane)
         marks = Marks({plate: length}, {plate: plane.used})
-        plane.marks[key], plane.used = (plate, marks), plane.used + bits
+        plane.marks[key], plane.used = (plate, marks), plane.used + bits(length)
         return plane, marks
-
-    def operation(
-        self,
-        func: Any,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        written: Sequence[Tensor],
-    ) -> None:
-        """Follows the marks through one operation.
-
-        Args:
-            func: the operator.
-            name: its name.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
-            inputs: the tensors that it read.
-            outputs: its results.
-            written: the tensors whose memory it wrote.
-        """
-        outs = [*written]
-        old = {storage(tensor) for tensor in inputs}
-        fresh = [t for t in outputs if (storage(t) or id(t)) not in old and not any(t is w for w in written)]
-        outs += fresh
-        if not outs:
-            return  # views
-        for plane in self.planes:
-            if plane.carries([*inputs, *written]):
-                call = Call(func, name, args, kwargs, inputs, outs, written, plane.read, self.is_constant)
-                for tensor, words in zip(outs, flow(call), strict=True):
-                    plane.write(tensor, words)
 
     @unwatched()
     def reached(self, tensors: Iterable[Tensor]) -> bool:
@@ -242,10 +219,10 @@ class Words:
         return any(plane.carries(tensors) for plane in self.planes)
 
     @unwatched()
-    def smear(self, tensor: Tensor, *others: Tensor) -> None:
-        """Gives every element of a tensor all marks of it and of others."""
+    def smear(self, tensor: Tensor, *rest: Tensor) -> None:
+        """Gives every element of a tensor all marks of it and of the rest."""
         for plane in self.planes:
-            found = [everything(words) for words in map(plane.read, (tensor, *others)) if words is not None]
+            found = [everything(words) for words in map(plane.words_of, (tensor, *rest)) if words is not None]
             if found:
                 plane.write(tensor, either(*(words.to(tensor.device) for words in found)))
 
@@ -259,7 +236,7 @@ class Words:
         """
         found: set[tuple[Hashable, str]] = set()
         for plane in self.planes:
-            words = either(*(plane.read(tensor) for tensor in tensors))
+            words = either(*(plane.words_of(tensor) for tensor in tensors))
             if words is None:
                 continue
             array = words.cpu().numpy()
