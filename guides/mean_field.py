@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.language import Array, Distribution, active, current_rows, dist, param, plate, sample, xp
+from ppl_gen.language import Distribution, active, current_rows, dist, param, plate, sample, xp
 from ppl_gen.program import Latent
+from ppl_gen.program.arrays import Array
 
 
 class MeanField:
@@ -55,21 +56,24 @@ class MeanField:
     def _proposal(self, latent: Latent) -> Distribution:
         event_dim = len(latent.event_shape)
         shape = latent.batch_shape + latent.event_shape
-        if latent.distribution.startswith("Bernoulli"):
+        if latent.is_binary:
             return dist.Bernoulli(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim)
-        if latent.distribution.startswith("Categorical"):
+        if latent.is_categorical:
             return dist.Categorical(
                 logits=self._param(latent, "logits", (*shape, latent.num_values or 1), 0.0)
             ).to_event(event_dim)
-        if latent.distribution.startswith("OneHotCategorical"):
+        if latent.is_one_hot:
             return dist.OneHotCategorical(logits=self._param(latent, "logits", shape, 0.0)).to_event(event_dim - 1)
         dialect: Any = active(f"site '{latent.name}'")
         free = dialect.unconstrained_shape(latent.support, shape)
         loc = self._param(latent, "loc", free, 0.0)
         scale = self._param(latent, "scale", free, self.scale, dist.constraints.positive)
-        return dialect.normal_on(latent.support, loc, scale, event_dim)
+        proposal: Distribution = dialect.normal_on(latent.support, loc, scale, event_dim)
+        return proposal
 
-    def _param(self, latent: Latent, part: str, shape: tuple[int, ...], start: float, constraint: Any = None) -> Array:
+    def _param(
+        self, latent: Latent, part: str, shape: tuple[int, ...], start: float, constraint: object = None
+    ) -> Array:
         """One parameter; along a row plate it covers all rows and the batch's are taken."""
         axes = [len(latent.batch_shape) + dim for name, (dim, _) in latent.plates.items() if name in self.row_plates]
         whole = tuple(self.num_rows if axis in axes and self.num_rows else size for axis, size in enumerate(shape))
@@ -82,5 +86,5 @@ def _refusal(latent: Latent) -> str | None:
     if latent.subsampled:
         return "one inside a plate that draws its own subsample"
     discrete = bool(getattr(latent.support, "is_discrete", False))
-    known = latent.distribution.startswith(("Bernoulli", "Categorical", "OneHotCategorical"))
+    known = latent.is_binary or latent.is_categorical or latent.is_one_hot
     return "another discrete support" if discrete and not known else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ppl_gen.language import Array, dist, initial_generator, param, plate, sample, xp
+from ppl_gen.language import dist, initial_generator, param, plate, sample, xp
 from ppl_gen.models.pixels import Pixels
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 _WHERE = "models.BeliefGraph"
 
@@ -42,7 +42,7 @@ class BeliefGraph:
         ((0,), (1,), (2,))
     """
 
-    def __init__(self, parents: Any, observed: Sequence[int]) -> None:
+    def __init__(self, parents: ArrayLike, observed: Sequence[int]) -> None:
         self.parents = np.asarray(parents, dtype=bool)
         if self.parents.ndim != 2 or self.parents.shape[0] != self.parents.shape[1]:
             raise ValueError(

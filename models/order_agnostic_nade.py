@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_gen.data.columns import Rows
 from ppl_gen.data.schema import Codes, Schema
-from ppl_gen.language import Array, factor, plate, xp
+from ppl_gen.language import factor, plate, xp
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 _NEVER = -1e9  # logit of a level that a variable lacks: its probability is exactly zero, its gradient finite
 
@@ -42,7 +44,7 @@ class OrderAgnosticNADE:
         ValueError: no variables, no hidden layer, or a width below one.
     """
 
-    def __init__(self, variables: Schema | int, hidden: Sequence[int] = (500, 500), data: Any = None) -> None:
+    def __init__(self, variables: Schema | int, hidden: Sequence[int] = (500, 500), data: Rows | None = None) -> None:
         if isinstance(variables, bool) or not isinstance(variables, Schema | int):
             raise TypeError(
                 "models.OrderAgnosticNADE: expected variables to be a Schema or a number of binary variables;"
@@ -64,7 +66,7 @@ class OrderAgnosticNADE:
         """Variables and widths."""
         return f"OrderAgnosticNADE({self.schema!r}, hidden={self.hidden})"
 
-    def prepare(self, data: Any) -> Codes:
+    def prepare(self, data: Rows) -> Codes:
         """Rows as codes, shape (rows, variables), NaN where missing.
 
         Raises:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ppl_gen.language import Array, xp
+from ppl_gen.language import xp
+from ppl_gen.program.arrays import Array
 
 _LEAST = 1e-3  # the nearest to zero or one that a starting probability may be
 
 
-def whole(where: str, name: str, value: Any) -> int:
+def whole(where: str, name: str, value: object) -> int:
     """A size, checked.
 
     Raises:
@@ -54,7 +54,7 @@ class Pixels:
         ValueError: `data_mean` has another shape or leaves 0 .. 1.
     """
 
-    def __init__(self, where: str, data_dim: int, data_mean: Any = None) -> None:
+    def __init__(self, where: str, data_dim: int, data_mean: ArrayLike | None = None) -> None:
         self.where, self.data_dim, self.mean = where, whole(where, "data_dim", data_dim), None
         self.bias: NDArray[np.float32] | float = 0.0
         if data_mean is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ppl_gen.language import Array, dist, param, plate, sample, xp
+from numpy.typing import ArrayLike
+
+from ppl_gen.language import dist, param, plate, sample, xp
 from ppl_gen.models.pixels import Pixels, widths
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 
 class SigmoidBeliefNet:
@@ -37,7 +39,7 @@ class SigmoidBeliefNet:
     Source: book eq. 20.70; Neal 1992; for the inference network, Mnih and Gregor 2014; for the signs, Tucker et al. 2017.
     """
 
-    def __init__(self, data_dim: int, hidden: Sequence[int] = (200, 200), data_mean: Any = None) -> None:
+    def __init__(self, data_dim: int, hidden: Sequence[int] = (200, 200), data_mean: ArrayLike | None = None) -> None:
         self._pixels = Pixels(f"models.{type(self).__name__}", data_dim, data_mean)
         self.data_dim = self._pixels.data_dim
         self.hidden = widths(f"models.{type(self).__name__}", "hidden", hidden)

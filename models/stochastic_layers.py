@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ppl_gen.language import Array, Distribution, dist, plate, sample, xp
+from numpy.typing import ArrayLike
+
+from ppl_gen.language import Distribution, dist, plate, sample, xp
 from ppl_gen.models.pixels import Pixels, whole
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Categories:
         return xp.reshape(xp.one_hot(value, self.levels), (-1, self.size * self.levels))
 
 
+Layer = Binary | Gaussian | Categories
+
+
 class StochasticLayers:
     r"""Binary pixels under layers of stochastic units, each layer of its own kind.
 
@@ -84,14 +89,14 @@ class StochasticLayers:
         StochasticLayers(data_dim=64, layers=(Binary(size=20), Gaussian(size=5)))
     """
 
-    def __init__(self, data_dim: int, layers: Sequence[Any], data_mean: Any = None) -> None:
+    def __init__(self, data_dim: int, layers: Sequence[Layer], data_mean: ArrayLike | None = None) -> None:
         where = "models.StochasticLayers"
         self._pixels, self.layers = Pixels(where, data_dim, data_mean), tuple(layers)
         self.data_dim = self._pixels.data_dim
         if not self.layers:
             raise ValueError(f"{where}: expected one layer or more; got none. Use layers=(Binary(20),).")
         for layer in self.layers:
-            if not isinstance(layer, Binary | Gaussian | Categories):
+            if not isinstance(layer, Layer):
                 raise TypeError(f"{where}: expected layers such as Binary(20) or Gaussian(5); got {layer!r}.")
             whole(where, "a layer's size", layer.size)
 

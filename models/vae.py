@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ppl_gen.language import Array, dist, plate, sample, xp
+from numpy.typing import ArrayLike
+
+from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.models.pixels import Pixels, whole, widths
 from ppl_gen.nn import linear
+from ppl_gen.program.arrays import Array
 
 
 class VAE:
@@ -35,7 +37,9 @@ class VAE:
     Source: book eq. 20.74-20.78; Kingma and Welling 2014.
     """
 
-    def __init__(self, data_dim: int, latent_dim: int, hidden: Sequence[int] = (400,), data_mean: Any = None) -> None:
+    def __init__(
+        self, data_dim: int, latent_dim: int, hidden: Sequence[int] = (400,), data_mean: ArrayLike | None = None
+    ) -> None:
         self._pixels = Pixels("models.VAE", data_dim, data_mean)
         self.data_dim, self.latent_dim = self._pixels.data_dim, whole("models.VAE", "latent_dim", latent_dim)
         self.hidden = widths("models.VAE", "hidden", hidden)

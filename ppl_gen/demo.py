@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from ppl_gen import backends, data, infer, models
 from ppl_gen.data import Dataset, Schema, Variable
 from ppl_gen.evaluate.log_prob import LogProb
+from ppl_gen.infer.result import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Bits = NDArray[np.uint8]
 
@@ -130,7 +134,7 @@ def _order_agnostic(digits: Dataset, settings: Settings, common: dict[str, Any],
     return _draw(fit, test, settings.orders, path)
 
 
-def _classify(fit: Any, train: Bits, test: Bits, orders: int) -> None:
+def _classify(fit: Fit, train: Bits, test: Bits, orders: int) -> None:
     """p(label | pixels), held against a classifier that learned nothing else."""
     from sklearn.linear_model import LogisticRegression
 
@@ -147,7 +151,7 @@ def _given(rows: Bits, names: tuple[str, ...]) -> NDArray[np.float64]:
     return np.where(known, rows.astype(np.float64), np.nan)
 
 
-def _draw(fit: Any, test: Bits, orders: int, path: Path) -> Path:
+def _draw(fit: Fit, test: Bits, orders: int, path: Path) -> Path:
     """Ask for lower halves and for images of each label, and draw the answers."""
     chosen = test[[np.flatnonzero(test[:, 64] == label)[0] for label in np.unique(test[:, 64])[:8]]]
     lower = fit.query(LOWER, _given(chosen, UPPER), orders=orders).sample(8, seed=0)
@@ -199,7 +203,7 @@ def _colour(bits: NDArray[Any], zero: NDArray[Any], one: NDArray[Any]) -> NDArra
     return np.where(bits[..., None] > 0, one, zero)
 
 
-def _panel(axes: Any, tiles: NDArray[np.float64], names: list[str]) -> None:
+def _panel(axes: Axes, tiles: NDArray[np.float64], names: list[str]) -> None:
     """One mosaic, its columns named above."""
     axes.imshow(mosaic(tiles), interpolation="nearest")
     axes.set_xticks(np.arange(len(names)) * 9 + 3.5, names, fontsize=10)
@@ -219,7 +223,8 @@ def mosaic(tiles: NDArray[np.float64]) -> NDArray[np.float64]:
 # -- small parts -------------------------------------------------------------------------------------
 
 
-def _flat(images: Any) -> Bits:
+def _flat(images: NDArray[Any] | None) -> Bits:
+    assert images is not None  # the digits have every part
     bits: Bits = images.reshape(len(images), -1)
     return bits
 

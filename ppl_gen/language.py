@@ -8,40 +8,70 @@ through a context variable.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-Array = Any
-Distribution = Any
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ppl_gen.program.arrays import Array, Namespace
+
+Network = TypeVar("Network")
+
+
+class Distribution(Protocol):
+    """One of `dist`, an object of the library's own."""
+
+    def to_event(self, number: int, /) -> Distribution:
+        """The same with its last `number` batch dimensions as one event."""
+
+    def expand(self, batch_shape: Sequence[int], /) -> Distribution:
+        """As many of it as `batch_shape` says."""
+
+    def mask(self, mask: Array | bool, /) -> Distribution:
+        """The same, its log density counted where `mask` (an array, or one truth value) says."""
 
 
 class Dialect(Protocol):
     """What a backend offers to portable programs."""
 
-    name: str
-    xp: Any
-    dist: Any
+    @property
+    def xp(self) -> Namespace:
+        """Its arrays."""
 
-    sample: Callable[..., Array]
-    param: Callable[..., Array]
-    plate: Callable[..., AbstractContextManager[Any]]
-    module: Callable[..., Any]
-    deterministic: Callable[..., Array]
-    factor: Callable[..., Any]
-    density: Callable[..., Array]
+    @property
+    def dist(self) -> Any:
+        """Its distributions, by name."""
+
+    @property
+    def sample(self) -> Callable[..., Array]:
+        """See `sample`; so are the others."""
+
+    @property
+    def param(self) -> Callable[..., Array]: ...  # noqa: D102
+    @property
+    def plate(self) -> Callable[..., AbstractContextManager[Any]]: ...  # noqa: D102
+    @property
+    def module(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def deterministic(self) -> Callable[..., Array]: ...  # noqa: D102
+    @property
+    def factor(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def density(self) -> Callable[..., Array]: ...  # noqa: D102
 
 
 _dialect: ContextVar[Dialect | None] = ContextVar("ppl_gen_dialect", default=None)
 _seed: ContextVar[int] = ContextVar("ppl_gen_seed", default=0)
-_rows: ContextVar[Array | None] = ContextVar("ppl_gen_rows", default=None)
+_rows: ContextVar[Array | NDArray[np.intp] | None] = ContextVar("ppl_gen_rows", default=None)
 
 
 @contextmanager
-def use(dialect: Any, seed: int = 0) -> Iterator[None]:
+def use(dialect: Dialect, seed: int = 0) -> Iterator[None]:
     """Run portable statements on `dialect` inside this context; `seed` draws the initial weights of `nn` layers."""
     tokens = _dialect.set(dialect), _seed.set(seed)
     try:
@@ -52,7 +82,7 @@ def use(dialect: Any, seed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def on_rows(rows: Array | None) -> Iterator[None]:
+def on_rows(rows: Array | NDArray[np.intp] | None) -> Iterator[None]:
     """The program runs on these rows of the data; None means all of them."""
     token = _rows.set(rows)
     try:
@@ -61,7 +91,7 @@ def on_rows(rows: Array | None) -> Iterator[None]:
         _rows.reset(token)
 
 
-def current_rows() -> Array | None:
+def current_rows() -> Array | NDArray[np.intp] | None:
     """Row numbers of the current batch in the whole data; None where the batch is the whole data."""
     return _rows.get()
 
@@ -95,7 +125,7 @@ def sample(
     return active(f"site '{name}'").sample(name, distribution, obs, infer)
 
 
-def param(name: str, init: Array | Callable[[], Array] | None = None, constraint: Any = None) -> Array:
+def param(name: str, init: Array | Callable[[], Array] | None = None, constraint: object = None) -> Array:
     """A learned parameter, started at `init` (an array, or a function without arguments that makes one).
 
     Args:
@@ -113,9 +143,10 @@ def plate(
     return active(f"plate '{name}'").plate(name, size, subsample_size, dim)
 
 
-def module(name: str, network: Any) -> Any:
+def module(name: str, network: Network) -> Network:
     """Register a network of the backend's own kind (torch.nn, flax.nnx, equinox) and return it, ready to be called."""
-    return active(f"module '{name}'").module(name, network)
+    ready: Network = active(f"module '{name}'").module(name, network)
+    return ready
 
 
 def deterministic(name: str, value: Array) -> Array:
@@ -123,7 +154,7 @@ def deterministic(name: str, value: Array) -> Array:
     return active(f"site '{name}'").deterministic(name, value)
 
 
-def factor(name: str, log_factor: Array, *, has_rsample: bool | None = None) -> None:
+def factor(name: str, log_factor: Array | float, *, has_rsample: bool | None = None) -> None:
     """Add `log_factor` (nats, shaped like the enclosing plates) to the log joint density.
 
     Args:
@@ -184,7 +215,9 @@ class _Forward:
     def __init__(self, field: str, refuse: frozenset[str] = frozenset()) -> None:
         self._field, self._refuse = field, refuse
 
-    def __getattr__(self, name: str) -> Any:
+    constraints: Any
+
+    def __getattr__(self, name: str) -> Callable[..., Distribution]:
         if name.startswith("__"):
             raise AttributeError(name)
         if name in self._refuse:
@@ -192,8 +225,9 @@ class _Forward:
                 f"dist.{name}: its arguments differ between Pyro and NumPyro, so it has no portable form. "
                 "Use the library's own class in a plain Pyro or NumPyro program."
             )
-        return getattr(getattr(active(f"{self._field}.{name}"), self._field), name)
+        found: Callable[..., Distribution] = getattr(getattr(active(f"{self._field}.{name}"), self._field), name)
+        return found
 
 
 dist = _Forward("dist", frozenset(_UNLIKE))
-xp = _Forward("xp")
+xp = cast("Namespace", _Forward("xp"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ppl_gen.language import Array, active, initial_generator, param, xp
+from ppl_gen.language import active, initial_generator, param, xp
+from ppl_gen.program.arrays import Array
 
 
-def linear(name: str, inputs: Array, size: int, *, scale: float = 1.0, bias: Any = 0.0) -> Array:
+def linear(name: str, inputs: Array, size: int, *, scale: float = 1.0, bias: ArrayLike = 0.0) -> Array:
     """Affine map ``inputs @ weight + bias`` with parameters ``name.weight`` (in, out) and ``name.bias`` (out,).
 
     Args:

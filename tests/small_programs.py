@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import nn
+from ppl_gen import testing as contract
 from ppl_gen.language import deterministic, dist, factor, param, plate, sample, xp
 
 
@@ -43,11 +44,11 @@ ROWS = np.array([[0.5, -1.0], [1.5, 0.3], [-0.4, 0.8]])  # three rows of two fea
 AUXILIARY = {"is_auxiliary": True}
 
 
-def case(*data: Any, **breaks: Sequence[float]) -> Callable[[Callable[[], tuple[Any, Any]]], Callable[[], Any]]:
+def case(*data: Any, **breaks: Sequence[float]) -> Callable[[Callable[[], tuple[Any, ...]]], Callable[[], Any]]:
     """Add the (model, guide) pair that the function returns; its docstring is the note."""
 
-    def add(make: Callable[[], tuple[Any, Any]]) -> Callable[[], Any]:
-        model, guide = make()
+    def add(make: Callable[[], tuple[Any, ...]]) -> Callable[[], Any]:
+        model, guide, *_ = make()
         CASES[make.__name__] = Case(make.__name__, model, guide, data, str(make.__doc__), breaks)
         return make
 
@@ -72,47 +73,13 @@ def real(z: Any) -> Any:
 # --- one site ---
 
 
-@case(0.8)
-def bernoulli():
-    """The simplest score-function site, with a model parameter."""
-
-    def model(x):
-        z = sample("z", dist.Bernoulli(probs=0.3))
-        sample("x", dist.Normal(start("slope", 0.7) * real(z) - 0.5, 0.9), obs=xp.asarray(x))
-
-    def guide(x):
-        sample("z", dist.Bernoulli(logits=start("logit", 0.6)))
-
-    return model, guide
+bernoulli = case(*contract.bernoulli().data)(contract.bernoulli)
 
 
-@case(1.2)
-def categorical():
-    """Three levels that enter by value."""
-
-    def model(x):
-        z = sample("z", dist.Categorical(probs=xp.asarray([0.5, 0.2, 0.3])))
-        loc = xp.sum(xp.one_hot(z, 3) * start("loc", [-1.0, 0.4, 2.5]), axis=-1)
-        sample("x", dist.Normal(loc, 0.8), obs=xp.asarray(x))
-
-    def guide(x):
-        sample("z", dist.Categorical(logits=start("logits", [0.3, -0.5, 0.6])))
-
-    return model, guide
+categorical = case(*contract.categorical().data)(contract.categorical)
 
 
-@case(1.3)
-def normal():
-    """Pathwise only: conjugate, so that every number has a closed form."""
-
-    def model(x):
-        z = sample("z", dist.Normal(0.5, 1.5))
-        sample("x", dist.Normal(z, 0.7), obs=xp.asarray(x))
-
-    def guide(x):
-        sample("z", dist.Normal(start("loc", 0.2), positive("scale", 0.6)))
-
-    return model, guide
+normal = case(*contract.normal().data)(contract.normal)
 
 
 @case(1.0)
@@ -523,21 +490,7 @@ def subsampled_observations():
 # --- latents that mix ---
 
 
-@case(X2)
-def sum_over_plate():
-    """Plated Normals and Bernoullis add up to one observation outside their plate."""
-
-    def model(x):
-        with plate("data", 2):
-            k = real(sample("k", dist.Bernoulli(probs=0.4)))
-            sample("y", dist.Normal(k, 1.1), obs=x)
-        sample("total", dist.Normal(xp.sum(k), 0.5), obs=xp.asarray(1.4))
-
-    def guide(x):
-        with plate("data", 2):
-            sample("k", dist.Bernoulli(logits=start("logits", [0.5, 0.4])))
-
-    return model, guide
+sum_over_plate = case(*contract.sum_over_plate().data)(contract.sum_over_plate)
 
 
 @case(X3)

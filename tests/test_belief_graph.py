@@ -135,4 +135,4 @@ def test_no_layers_and_unknown_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="one layer or more"):
         models.StochasticLayers(6, ())
     with pytest.raises(TypeError, match=r"Binary\(20\)"):
-        models.StochasticLayers(6, (20,))
+        models.StochasticLayers(6, (20,))  # type: ignore[arg-type]

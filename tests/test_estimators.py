@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ppl_gen import estimators, infer
-from ppl_gen.errors import ProgramError
+from ppl_gen import estimators, infer, testing
 from ppl_gen.estimators import (
     Baseline,
     Constant,
@@ -28,108 +25,53 @@ from ppl_gen.estimators import (
     Rodeo,
     Score,
 )
+from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.estimators.relaxed import fold
 from ppl_gen.evaluate.measure import candidates, measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.objectives import ELBO
-from ppl_gen.program import Facts, Site
-from ppl_gen.training.prepare import Prepared
+from ppl_gen.testing import BOUND
 from tests.nightly import grid, nightly
 from tests.small_programs import CASES
-from tests.test_gradients import BOUND, estimate, exact, z_scores
+from tests.test_gradients import exact
 
 KINDS: dict[str, type[Any]] = {
     name: kind for name in estimators.__all__ if inspect.isclass(kind := getattr(estimators, name))
 }
 ESTIMATORS = [n for n, k in KINDS.items() if issubclass(k, Estimator) and k is not Estimator]
 BASELINES = [n for n, k in KINDS.items() if issubclass(k, Baseline) and k is not Baseline]
-PROGRAMS = ["bernoulli", "categorical", "normal"]  # each estimator is right on one of them at least
-
-
-def particles(estimator: Estimator) -> int:
-    """As few as it takes."""
-    facts = facts_of("bernoulli")
-    site = next(iter(facts.latents()))
-    return 1 if "num_particles" not in str(estimator.refusal(site, facts, 1)) else 2
 
 
 def plan_of(name: str, **options: Any) -> Any:
-    case = CASES[name]
-    return infer.plan(case.model, case.guide, case.data, backend="torch", **options)
+    return infer.plan(*testing.PROGRAMS[name], backend="torch", **options)
 
 
-@cache
-def facts_of(name: str) -> Facts:
-    return plan_of(name).facts
-
-
-def suits(estimator: Estimator, name: str) -> bool:
-    facts = facts_of(name)
-    return all(estimator.refusal(site, facts, particles(estimator)) is None for site in facts.latents())
+@pytest.mark.parametrize("name", testing.PROGRAMS)
+def test_the_exact_gradient_is_that_of_the_reference(name: str, backend: str) -> None:
+    """Summed in single precision there, in double precision here."""
+    expected, found = exact(name)[1], testing.truth(name, backend)
+    assert found.keys() == expected.keys()
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(found[parameter], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_claims_are_data(name: str) -> None:
-    kind = KINDS[name]
-    estimator = kind()
-    assert isinstance(kind.unbiased, bool) and isinstance(kind.cuts, bool)
-    assert kind.needs and kind.source and "Source:" in str(kind.__doc__) and "Example:" in str(kind.__doc__)
-    assert repr(eval(repr(estimator), dict(KINDS))) == repr(estimator)
-    facts = plan_of("bernoulli").facts
-    assert estimator.cost(next(iter(facts.latents()))) >= 1
+    testing.check_claims(KINDS[name]())
+    assert "Source:" in str(KINDS[name].__doc__) and "Example:" in str(KINDS[name].__doc__)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_it_suits_one_program_or_more(name: str) -> None:
-    assert any(suits(KINDS[name](), program) for program in PROGRAMS)
+    assert any(testing.suits(KINDS[name](), program) for program in testing.PROGRAMS)
 
 
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if KINDS[n].unbiased])
 def test_unbiased_means_unbiased(name: str, backend: str) -> None:
-    estimator = KINDS[name]()
-    program = next(p for p in PROGRAMS if suits(estimator, p))
-    draws = estimate(program, backend, estimator, particles(estimator), 2000 if backend == "jax" else 400)
-    assert z_scores(draws, exact(program)[1]).max() < BOUND
+    testing.check_mean(KINDS[name](), backend, shake=False)
 
 
 # -- with what they learn for themselves at random -------------------------------------------------------------------
-#
-# At their start networks answer zero and coefficients are round numbers, so that a wrong control variate may not count.
-
-OWN = ["sum_over_plate", *PROGRAMS]  # the first has elements with features of their own, and meets estimators that pair
-NUM_SAMPLES = {"torch": 300, "jax": 300_000}
-
-
-def shaken(prepared: Prepared) -> Prepared:
-    """With every weight moved at random, and every running average at random above zero."""
-    rng = np.random.default_rng(7)
-
-    def moved(tree: dict[str, Any], low: float) -> dict[str, Any]:
-        at = {s: {n: np.asarray(v, np.float32) for n, v in leaves.items()} for s, leaves in tree.items()}
-        noise = {s: {n: rng.standard_normal(v.shape) for n, v in leaves.items()} for s, leaves in at.items()}
-        if low:
-            return {s: {n: (low + abs(noise[s][n])).astype(np.float32) for n in leaves} for s, leaves in at.items()}
-        return {
-            s: {n: (v + 0.7 * noise[s][n]).astype(np.float32) for n, v in leaves.items()} for s, leaves in at.items()
-        }
-
-    return replace(prepared, start=(moved(prepared.start[0], 0.0), moved(prepared.start[1], 0.5)))
-
-
-def random_z(estimator: Estimator, backend: str) -> float:
-    """Largest |z| with the estimator's own weights and averages at random."""
-    program = next(p for p in OWN if suits(estimator, p))
-    case, (params, truth) = CASES[program], exact(program)
-    options: dict[str, Any] = {"estimators": {"*": estimator}, "num_particles": particles(estimator)}
-    prepared, batch = read(case.model, case.guide, case.data, backend, params, **options)
-    draws = measure(shaken(prepared), batch, NUM_SAMPLES[backend], 1, ELBO(), warm_up=0).draws
-    return float(z_scores(draws, truth).max())
-
-
-def learns(estimator: Estimator) -> bool:
-    """Whether there is anything to put at random."""
-    site = Site("z", "guide", "Bernoulli", "finite", size=2, levels=2, batch_shape=(3,), num_features=2)
-    return any(estimator.start(site, np.random.default_rng(0)))
 
 
 LEARN: dict[str, Estimator] = {
@@ -142,11 +84,11 @@ LEARN: dict[str, Estimator] = {
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    grid([name for name, estimator in LEARN.items() if learns(estimator)], jax=["Rodeo", "Relax", "Score"]),
+    grid([name for name, estimator in LEARN.items() if testing.learns(estimator)], jax=["Rodeo", "Relax", "Score"]),
 )
 def test_unbiased_means_unbiased_whatever_the_weights(name: str, backend: str) -> None:
     """10 estimators x 2 backends x about 6 components: a false alarm has probability 7e-5. The power is that below, on JAX."""
-    assert random_z(LEARN[name], backend) < BOUND
+    testing.check_mean(LEARN[name], backend, shake=True)
 
 
 class PeekingScore(Learned):
@@ -184,7 +126,8 @@ class LongRodeo(Rodeo):
 @pytest.mark.parametrize("mutant", [Score(PeekingScore()), LongRodeo(), nightly(LongRebar()), nightly(LongRelax())])
 def test_a_control_variate_or_baseline_off_by_a_tenth_would_show(mutant: Estimator) -> None:
     """The same draws as above, of mutants."""
-    assert random_z(mutant, "jax") > BOUND
+    with pytest.raises(AssertionError, match="standard errors away"):
+        testing.check_mean(mutant, "jax", shake=True)
 
 
 @pytest.mark.parametrize(("module", "mutant"), [("double_control", DoubleControl()), nightly("muprop", MuProp())])
@@ -193,12 +136,13 @@ def test_a_straight_line_off_by_a_tenth_would_show(
 ) -> None:
     """What is taken out of the signal is a tenth more than what is put back."""
     monkeypatch.setattr(f"ppl_gen.estimators.{module}.fold", lambda *args: 1.1 * fold(*args))
-    assert random_z(mutant, "jax") > BOUND
+    with pytest.raises(AssertionError, match="standard errors away"):
+        testing.check_mean(mutant, "jax", shake=True)
 
 
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if not KINDS[n].unbiased])
 def test_a_biased_one_is_never_chosen(name: str) -> None:
-    for program in PROGRAMS:
+    for program in testing.PROGRAMS:
         plan = plan_of(program)
         assert all(not isinstance(row.estimator, KINDS[name]) for row in plan.rows.values())
         assert name not in candidates(plan)  # what is measured, and the best of it taken
@@ -206,11 +150,32 @@ def test_a_biased_one_is_never_chosen(name: str) -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_refusal_names_the_site(name: str) -> None:
-    estimator = KINDS[name]()
-    refused = [program for program in PROGRAMS if not suits(estimator, program)]
+    refused = [program for program in testing.PROGRAMS if not testing.suits(KINDS[name](), program)]
     for program in refused[:1]:
-        with pytest.raises(ProgramError, match=r"^site 'z' \("):
-            plan_of(program, estimators={"z": estimator}, num_particles=particles(estimator))
+        testing.check_refusal(KINDS[name](), program)
+
+
+class Lying(Score):
+    """Half the score function's gradient, as unbiased."""
+
+    def estimate(self, view: View) -> Estimate:
+        found = super().estimate(view)
+        return Estimate(0.5 * found.surrogate, found.loss, found.averages)
+
+
+class Nameless(Score):
+    """No source."""
+
+    source = ""
+
+
+def test_an_estimator_of_one_s_own_can_be_checked() -> None:
+    """One that is right passes on both backends; one that says what is not so is named, with what was expected."""
+    testing.check_estimator(Score(Constant(0.5)))
+    with pytest.raises(AssertionError, match=r"expected the mean gradient.*got .* standard errors away"):
+        testing.check_estimator(Lying(Constant(0.5)))
+    with pytest.raises(AssertionError, match="expected source to be a text; got ''"):
+        testing.check_estimator(Nameless())
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -18,10 +18,10 @@ from ppl_gen import infer
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Score
 from ppl_gen.language import dist, param, plate, sample, xp
+from ppl_gen.testing import BOUND, z_scores
 from tests import reference
 from tests.small_programs import CASES
 
-BOUND = 5.0
 NUM_SAMPLES = {"torch": 400, "jax": 2000}
 ESTIMATORS: dict[str, tuple[Estimator | None, int]] = {
     "score": (Score(Constant(0.3)), 1),
@@ -54,17 +54,6 @@ def estimate(
         params=exact(name)[0],
         seed=seed,
     )
-
-
-def z_scores(estimates: Any, truth: Any) -> np.ndarray:
-    """|z| of every component; float32 rounding (1e-4 of the scale) is no bias."""
-    scores = []
-    for name, value in truth.items():
-        draws = np.asarray(estimates[name], dtype=float).reshape(-1, np.size(value))
-        error = draws.std(0, ddof=1) / np.sqrt(len(draws))
-        floor = 1e-4 * (1 + np.abs(np.ravel(value)))
-        scores.append(np.abs(draws.mean(0) - np.ravel(value)) / np.maximum(error, floor))
-    return np.concatenate(scores)
 
 
 DISCRETE = [

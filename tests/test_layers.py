@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own layer and from those before it.
 LAYERS = """errors language program elimination backends estimators objectives data nn guides training evaluate query
     infer models""".split()
-GATHER = {"ppl_gen", "ppl_gen.__main__", "ppl_gen.demo"}  # these may import any layer
+GATHER = {"ppl_gen", "ppl_gen.__main__", "ppl_gen.demo", "ppl_gen.testing"}  # these may import any layer
 DOORS = {
     "ppl_gen.backends.torch": {"torch", "pyro", "pyroapi"},
     "ppl_gen.backends.jax": {"jax", "jaxlib", "numpyro", "optax", "flax", "equinox"},

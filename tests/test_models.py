@@ -33,7 +33,7 @@ class AlongOneOrder:
 
     def __call__(self, codes):
         with plate("data", len(codes)):
-            total = 0.0
+            total = xp.zeros(())
             for j in range(codes.shape[1]):
                 before = xp.zeros(codes.shape, dtype=xp.bool) | (xp.arange(codes.shape[1]) < j)
                 log_probs = self.nade.log_conditionals(codes, before)[:, j]

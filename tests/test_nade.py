@@ -247,7 +247,7 @@ def test_same_conditionals_and_gradients_on_torch_and_jax(schema):
     pyro.clear_param_store()
     with use(on_torch):
         torch_rows = torch.tensor(rows)
-        got = model.log_conditionals(torch_rows, torch.tensor(mask)).detach().numpy()
+        got = torch.as_tensor(model.log_conditionals(torch_rows, torch.tensor(mask))).detach().numpy()
         trace = pyro.poutine.trace(model).get_trace(torch_rows)
         torch.as_tensor(trace.log_prob_sum()).backward()
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)

@@ -33,12 +33,12 @@ from ppl_gen.objectives import (
     Warmup,
 )
 from ppl_gen.program import Batch
+from ppl_gen.testing import z_scores
 from ppl_gen.training.trainer import sample_gradients
 from tests import reference
 from tests.nightly import BACKENDS, grid, nightly
 from tests.reference.distributions import logsumexp
 from tests.small_programs import CASES, X3, Case, positive, real, start
-from tests.test_gradients import z_scores
 
 BOUND = 5.0
 NUM_SAMPLES = {"torch": 400, "jax": 4000}

@@ -31,9 +31,10 @@ from ppl_gen.evaluate.measure import candidates, measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, plate, sample, xp
 from ppl_gen.objectives import ELBO, ImportanceWeighted
+from ppl_gen.testing import BOUND, z_scores
 from tests.nightly import nightly
 from tests.small_programs import CASES, real, start
-from tests.test_gradients import BOUND, estimate, exact, z_scores
+from tests.test_gradients import estimate, exact
 
 
 class Shaken(Relax):

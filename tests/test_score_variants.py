@@ -22,9 +22,10 @@ from ppl_gen.evaluate.measure import measure
 from ppl_gen.infer.verbs import read
 from ppl_gen.language import dist, factor, param, plate, sample, xp
 from ppl_gen.objectives import ELBO
+from ppl_gen.testing import BOUND, z_scores
 from tests.nightly import grid, nightly
 from tests.small_programs import CASES, real
-from tests.test_gradients import BOUND, estimate, exact, z_scores
+from tests.test_gradients import estimate, exact
 
 Program = tuple[Callable[[Any], None], Callable[[Any], None]]
 

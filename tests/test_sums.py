@@ -49,7 +49,7 @@ def mixture_exact(x: Any, logits: Any, locs: Any) -> Any:
 
 def hidden_markov(x: Any) -> None:
     """Five steps: 32 paths, 4 runs."""
-    moves, z = param("moves", xp.asarray(MOVES.tolist())), 0
+    moves, z = param("moves", xp.asarray(MOVES.tolist())), None
     for t in range(len(x)):
         z = sample(f"z{t}", dist.Categorical(logits=moves[z] if t else xp.zeros(2)))
         sample(f"x{t}", dist.Normal(2.0 * xp.astype(z, xp.float32) - 1.0, 1.0), obs=x[t])

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ppl_gen.backends.interface import A, D, Library, Observer
+from ppl_gen.backends.interface import A, Library, Observer
 from ppl_gen.elimination.sums import sum_out
 from ppl_gen.program import Batch, Facts, Run
 from ppl_gen.program.arrays import Namespace
@@ -22,14 +22,14 @@ class RunProgram(Protocol):
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Observer[Any, Any] | None = None,
+        observer: Observer[Any] | None = None,
         predictive: bool = False,
         guide: bool = True,
     ) -> Run:
         """See the programs' own `run`."""
 
 
-def is_finite(library: Library[A, D], run: Run) -> bool:
+def is_finite(library: Library[A], run: Run) -> bool:
     """Whether every term of a run is finite."""
     return all(bool(np.isfinite(library.to_host(term)).all()) for term in run.terms.values())
 

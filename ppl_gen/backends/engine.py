@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ppl_gen.program import Batch, Run
-from ppl_gen.program.arrays import Namespace
+from ppl_gen.program.arrays import Array, Namespace
 
 if TYPE_CHECKING:  # of a later layer: engines hand a state on, and call a step
     from ppl_gen.training.state import State
     from ppl_gen.training.step import Step
 
-A = TypeVar("A")  # arrays of one backend
+A = TypeVar("A", bound=Array)  # arrays of one backend
 Aux = TypeVar("Aux")
 Tree = dict[str, dict[str, A]]  # site -> name -> array
 

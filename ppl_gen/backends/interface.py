@@ -10,10 +10,10 @@ import numpy as np
 
 from ppl_gen.backends.engine import Engine, Program
 from ppl_gen.program import Term
+from ppl_gen.program.arrays import Array
 
 __all__ = [
     "A",
-    "D",
     "Distribution",
     "Engine",
     "Frame",
@@ -26,23 +26,7 @@ __all__ = [
 ]
 
 
-class Shaped(Protocol):
-    """What these texts ask of the backend's own arrays."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-
-    def __neg__(self) -> Any: ...
-    def __mul__(self, other: Any, /) -> Any: ...
-    def __truediv__(self, other: Any, /) -> Any: ...
-
-
-A = TypeVar("A", bound=Shaped)
+A = TypeVar("A", bound=Array)  # of one backend
 
 # -- the library: sample statements and distributions ---------------------------------------------------------------
 
@@ -88,11 +72,8 @@ class Frame(NamedTuple):
     full_size: int
 
 
-D = TypeVar("D", bound=Distribution)
-
-
 @dataclass(eq=False)
-class Message(Generic[A, D]):
+class Message(Generic[A]):
     """One sample statement, whichever library made it.
 
     Attributes:
@@ -112,7 +93,7 @@ class Message(Generic[A, D]):
 
     role: str
     name: str
-    distribution: D
+    distribution: Distribution
     value: A
     observed: bool
     frames: Sequence[Frame] = ()
@@ -154,13 +135,13 @@ class Message(Generic[A, D]):
         return self.is_deterministic or self.kind == "Unit"
 
 
-Observer = Callable[[Message[A, D]], None]
+Observer = Callable[[Message[A]], None]
 
 
-class Library(Protocol[A, D]):
+class Library(Protocol[A]):
     """Where Pyro and NumPyro differ; `ppl_gen.backends.torch.library` and `ppl_gen.backends.jax.library` are two."""
 
-    def log_density(self, message: Message[A, D], distribution: D, /) -> A:
+    def log_density(self, message: Message[A], distribution: Distribution, /) -> A:
         """The log density of the value under the site's distribution, or that without its mask; before masks and scales around."""
 
     def weigh(self, log_prob: A, scale: A | float, mask: A | bool | None, /) -> A:
@@ -175,49 +156,49 @@ class Library(Protocol[A, D]):
     def as_now(self, value: A | float, /) -> A | float:
         """A scale as it is now: the program may write to it between this site and the gradient."""
 
-    def choose(self, distribution: D, index: int, /) -> A:
+    def choose(self, distribution: Distribution, index: int, /) -> A:
         """The `index`-th value of a finite distribution, at every batch element."""
 
-    def unmasked(self, distribution: D, /) -> D:
+    def unmasked(self, distribution: Distribution, /) -> Distribution:
         """The distribution without its own mask."""
 
-    def features(self, distribution: D, /) -> A | None:
+    def features(self, distribution: Distribution, /) -> A | None:
         """The distribution's parameters as one constant array, batch shape + (features,); None where it has none."""
 
-    def num_features(self, distribution: D, /) -> int | None:
+    def num_features(self, distribution: Distribution, /) -> int | None:
         """The width of `features`."""
 
-    def log_masses(self, distribution: D, /) -> A:
+    def log_masses(self, distribution: Distribution, /) -> A:
         """Log probability of every value of a finite distribution's elements, batch + event + (levels,), nats."""
 
-    def parameters(self, distribution: D, /) -> Mapping[str, A]:
+    def parameters(self, distribution: Distribution, /) -> Mapping[str, A]:
         """A distribution's own scalar parameters by name, broadcast to batch + event."""
 
-    def divergence(self, q: D, p: D, /) -> A | None:
+    def divergence(self, q: Distribution, p: Distribution, /) -> A | None:
         """KL(q || p), batch shape, nats; None where no formula is known."""
 
-    def support(self, distribution: D, /) -> tuple[str, int | None]:
+    def support(self, distribution: Distribution, /) -> tuple[str, int | None]:
         """("real" | "finite" | "countable", a number of values)."""
 
-    def num_values(self, distribution: D, /) -> int | None:
+    def num_values(self, distribution: Distribution, /) -> int | None:
         """Number of values of one element of a finite support; None for others."""
 
-    def is_reparametrized(self, distribution: D, /) -> bool:
+    def is_reparametrized(self, distribution: Distribution, /) -> bool:
         """Whether the distribution's own sampler passes the whole gradient."""
 
-    def constraint_of(self, distribution: D, /) -> Any:
+    def constraint_of(self, distribution: Distribution, /) -> Any:
         """The constraint that observations are held to: the support, or the reals for a class that states none."""
 
     def satisfies(self, constraint: Any, value: Any, /) -> np.ndarray:
         """Where a value lies in a constraint."""
 
-    def counted(self, message: Message[A, D], /) -> A | np.ndarray:
+    def counted(self, message: Message[A], /) -> A:
         """A site's value, constant, with something feasible wherever it does not count."""
 
-    def is_unchecked(self, distribution: D, /) -> bool:
+    def is_unchecked(self, distribution: Distribution, /) -> bool:
         """Whether the user switched the check of values off."""
 
-    def check_distribution(self, message: Message[A, D], /) -> None:
+    def check_distribution(self, message: Message[A], /) -> None:
         """Raise on a distribution that cannot be."""
 
     def to_host(self, value: Any, /) -> np.ndarray:

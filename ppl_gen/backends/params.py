@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.backends.interface import A, D, Library
+from ppl_gen.backends.interface import A, Library
 from ppl_gen.errors import ProgramError
 
 
@@ -19,7 +19,7 @@ def refuse_late(name: str) -> ProgramError:
     )
 
 
-def inside(library: Library[A, D], name: str, constraint: Any, value: A) -> A:
+def inside(library: Library[A], name: str, constraint: Any, value: A) -> A:
     """An initial value, on a simplex scaled to sum to one.
 
     Raises:

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any, Generic, NamedTuple
 
 from ppl_gen import language
-from ppl_gen.backends.interface import A, D, Library, Message, Observer
+from ppl_gen.backends.interface import A, Distribution, Library, Message, Observer
 from ppl_gen.program import PLATE, Batch, Choice, Draw, Run
 
 
 @dataclass(eq=False)
-class Recorder(Generic[A, D]):
+class Recorder(Generic[A]):
     """Fills `run` from the messages of one program, which the library's own handler hands over.
 
     Attributes:
@@ -31,7 +31,7 @@ class Recorder(Generic[A, D]):
         judging: take a plate's rows for what the batch says, and not for a part of the plate's own size.
     """
 
-    library: Library[A, D]
+    library: Library[A]
     role: str
     run: Run
     batch: Batch
@@ -39,11 +39,11 @@ class Recorder(Generic[A, D]):
     fixed: Mapping[str, object] = field(default_factory=dict)
     cut: Collection[str] = ()
     row_plates: Collection[str] | None = ()
-    observer: Observer[A, D] | None = None
+    observer: Observer[A] | None = None
     predictive: bool = False
     judging: bool = False
 
-    def before(self, message: Message[A, D]) -> bool:
+    def before(self, message: Message[A]) -> bool:
         """Decide on a site before it is drawn: whether it is observed, and, where true is returned, its value."""
         if self.predictive and message.observed and not message.is_bookkeeping:
             self.run.shown[message.name] = message.value
@@ -53,7 +53,7 @@ class Recorder(Generic[A, D]):
         message.value = self._fixed_value(message)
         return True
 
-    def _fixed_value(self, message: Message[A, D]) -> Any:
+    def _fixed_value(self, message: Message[A]) -> Any:
         value = self.fixed[message.name]
         if isinstance(value, Choice):
             return self.library.choose(message.distribution, value.number)
@@ -75,14 +75,14 @@ class Recorder(Generic[A, D]):
         """Whether a value passes no gradient."""
         return self.role == "guide" and name in self.cut
 
-    def cut_off(self, message: Message[A, D]) -> bool:
+    def cut_off(self, message: Message[A]) -> bool:
         """Cut a value off, outside every trace the user holds: what is recorded and what the program goes on with are the same."""
         if self.is_cut(message.name):
             message.value = self.library.cut(message.value)
             return True
         return False
 
-    def note(self, message: Message[A, D]) -> None:
+    def note(self, message: Message[A]) -> None:
         """Record a site whose value is drawn."""
         self.run.records[message.name] = message.value
         if message.is_deterministic:
@@ -94,7 +94,7 @@ class Recorder(Generic[A, D]):
         if self.observer is None:
             self._take_densities(message)
 
-    def _take_densities(self, message: Message[A, D]) -> None:
+    def _take_densities(self, message: Message[A]) -> None:
         library, plates = self.library, message.plates
         log_prob = library.log_density(message, message.distribution)
         rows = next((plate for plate in plates if plate in (self.row_plates or ())), None)
@@ -116,7 +116,7 @@ class Recorder(Generic[A, D]):
             return self.batch.scale
         return self.batch.scale / own if self.judging else 1.0
 
-    def _take_divergence(self, message: Message[A, D], rows: str | None, scale: A | float) -> None:
+    def _take_divergence(self, message: Message[A], rows: str | None, scale: A | float) -> None:
         """Half of it in the guide, the other half in the model."""
         known, weight = self.run.divergences, Weight(message.scale, rows, message.mask)
         if self.role == "guide":
@@ -124,7 +124,7 @@ class Recorder(Generic[A, D]):
         elif message.name in known:
             known[message.name] = partial(known[message.name], message.distribution, weight, scale)
 
-    def _take_score(self, message: Message[A, D], log_prob: A) -> None:
+    def _take_score(self, message: Message[A], log_prob: A) -> None:
         """What estimators ask of a latent through which no gradient comes."""
         library, run, name, own = self.library, self.run, message.name, message.distribution
         bare = library.unmasked(own)
@@ -145,11 +145,11 @@ class Weight(NamedTuple):
 
 
 def scaled_divergence(
-    library: Library[A, D],
-    q: D,
+    library: Library[A],
+    q: Distribution,
     weight: Weight,
     plates: Mapping[str, int],
-    p: D,
+    p: Distribution,
     other: Weight,
     scale: A | float,
 ) -> A | None:
@@ -166,15 +166,15 @@ def same_scale(scale: object, other: object) -> bool:
     return scale is other or (isinstance(scale, float | int) and isinstance(other, float | int) and scale == other)
 
 
-def plate_sum(library: Library[A, D], log_prob: A, plates: Mapping[str, int]) -> A:
+def plate_sum(library: Library[A], log_prob: A, plates: Mapping[str, int]) -> A:
     """Sum over the batch dimensions that belong to no plate, kept with size 1."""
     free = tuple(d for d in range(-log_prob.ndim, 0) if d not in plates.values() and log_prob.shape[d] != 1)
     return library.total(log_prob, free) if free else log_prob
 
 
 def record(
-    recorder: Recorder[A, D],
-    handle: Callable[[Recorder[A, D]], AbstractContextManager[object]],
+    recorder: Recorder[A],
+    handle: Callable[[Recorder[A]], AbstractContextManager[object]],
     guide: Callable[..., object] | None,
     model: Callable[..., object],
     *,

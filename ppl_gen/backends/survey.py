@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ppl_gen.backends import checks
-from ppl_gen.backends.interface import A, D, Library, Message, Observer, core_of, kind_of
+from ppl_gen.backends.interface import A, Distribution, Library, Message, Observer, core_of, kind_of
 from ppl_gen.backends.labels import Label, is_computed, labelled, mask_of
 from ppl_gen.program import Facts, Latent, Site, Term
 
@@ -20,14 +20,14 @@ R = TypeVar("R")
 MOST_ELEMENTS = 16  # of an event, whose joint values are counted
 
 
-class Survey(Generic[A, D]):
+class Survey(Generic[A]):
     """An observer of one run, which notes what an automatic guide needs to know of the program."""
 
-    def __init__(self, library: Library[A, D]) -> None:
+    def __init__(self, library: Library[A]) -> None:
         self.library = library
         self.found: Surveyed = {}, [], {}
 
-    def __call__(self, message: Message[A, D]) -> None:
+    def __call__(self, message: Message[A]) -> None:
         """Note a site."""
         sizes, latents, shapes = self.found
         sizes.update({frame.name: (frame.size, frame.full_size) for frame in message.frames})
@@ -39,7 +39,7 @@ class Survey(Generic[A, D]):
             own = message.distribution
             shapes[message.name] = (*own.batch_shape, *own.event_shape)
 
-    def _latent(self, message: Message[A, D]) -> Latent:
+    def _latent(self, message: Message[A]) -> Latent:
         own = message.distribution
         return Latent(
             name=message.name,
@@ -53,7 +53,7 @@ class Survey(Generic[A, D]):
         )
 
 
-def site_of(library: Library[A, D], message: Message[A, D]) -> Site:
+def site_of(library: Library[A], message: Message[A]) -> Site:
     """The site that a message shows; what reaches it is for the graph to tell."""
     own = message.distribution
     kind = "real" if message.is_bookkeeping else library.support(own)[0]
@@ -80,7 +80,7 @@ def site_of(library: Library[A, D], message: Message[A, D]) -> Site:
     return site.settled()
 
 
-def label_of(library: Library[A, D], message: Message[A, D]) -> Label:
+def label_of(library: Library[A], message: Message[A]) -> Label:
     """What a message shows of its masks and scales, outside of any trace."""
     own, mask = message.distribution, message.mask
     ratios = [(frame.full_size, frame.size) for frame in message.frames if frame.size]
@@ -92,18 +92,18 @@ def label_of(library: Library[A, D], message: Message[A, D]) -> Label:
     )
 
 
-def relabelled(library: Library[A, D], run: Callable[[Observer[A, D]], object], facts: Facts) -> Facts:
+def relabelled(library: Library[A], run: Callable[[Observer[A]], object], facts: Facts) -> Facts:
     """The facts as they are in a run, which is given its observer, as far as masks and scales go."""
     found: dict[Term, Label] = {}
 
-    def look(message: Message[A, D]) -> None:
+    def look(message: Message[A]) -> None:
         found[message.term] = label_of(library, message)
 
     run(look)
     return labelled(facts, found)
 
 
-def check_again(run: Callable[[Observer[Any, Any]], R], sites: Collection[Term]) -> R:
+def check_again(run: Callable[[Observer[Any]], R], sites: Collection[Term]) -> R:
     """A run, which is given its observer; it must have the sites that are known."""
     found: list[Term] = []
     result = run(lambda message: found.append(message.term))
@@ -111,11 +111,11 @@ def check_again(run: Callable[[Observer[Any, Any]], R], sites: Collection[Term])
     return result
 
 
-def culprit(library: Library[A, D], run: Callable[[Observer[A, D]], object]) -> str | None:
+def culprit(library: Library[A], run: Callable[[Observer[A]], object]) -> str | None:
     """The first site of a run, which is given its observer, whose density is not finite."""
     said: list[str] = []
 
-    def look(message: Message[A, D]) -> None:
+    def look(message: Message[A]) -> None:
         log_prob = library.to_host(message.distribution.log_prob(message.value))
         bad = log_prob[~np.isfinite(log_prob)].flatten()
         if len(bad) and not said:
@@ -127,7 +127,7 @@ def culprit(library: Library[A, D], run: Callable[[Observer[A, D]], object]) -> 
 
 
 def check_site(
-    library: Library[A, D], message: Message[A, D], before: Iterable[Term], *, check_values: bool = True
+    library: Library[A], message: Message[A], before: Iterable[Term], *, check_values: bool = True
 ) -> list[str]:
     """Raise on what is wrong with one site of the first run; what the plan is to say of the site.
 
@@ -144,7 +144,7 @@ def check_site(
     return _check_observation(library, message, check_values=check_values) if is_data else []
 
 
-def _check_widths(message: Message[A, D]) -> None:
+def _check_widths(message: Message[A]) -> None:
     """The masks and scales that handlers put around a site."""
     own, value = message.distribution, shape_of(message.value)
     try:
@@ -155,7 +155,7 @@ def _check_widths(message: Message[A, D]) -> None:
         checks.check_width(message.where, what, shape_of(array), batch)
 
 
-def _check_observation(library: Library[A, D], message: Message[A, D], *, check_values: bool) -> list[str]:
+def _check_observation(library: Library[A], message: Message[A], *, check_values: bool) -> list[str]:
     """Raise on an observation that counts and cannot be; what is to be said of one that the user lets pass."""
     own, where = message.distribution, message.where
     checks.check_array(where, message.value)
@@ -169,8 +169,8 @@ def _check_observation(library: Library[A, D], message: Message[A, D], *, check_
 
 
 def check_proposals(
-    library: Library[A, D],
-    priors: Mapping[str, D],
+    library: Library[A],
+    priors: Mapping[str, Distribution],
     draws: Mapping[str, Sequence[A]],
     sites: Mapping[Term, Site],
 ) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-D = TypeVar("D")
+from ppl_gen.backends.interface import Distribution
 
 
 @dataclass(frozen=True)
-class Wrappers(Generic[D]):
+class Wrappers:
     """The classes of a library that wrap another distribution, its `base_dist`.
 
     Attributes:
@@ -27,26 +27,25 @@ class Wrappers(Generic[D]):
         """Every one of them."""
         return self.masked, self.independent, self.expanded
 
-    def named(self, distribution: D) -> D:
+    def named(self, distribution: Distribution) -> Any:
         """The named distribution beneath them."""
         return self.named(distribution.base_dist) if isinstance(distribution, self.all) else distribution
 
-    def unmasked(self, distribution: D) -> D:
+    def unmasked(self, distribution: Distribution) -> Any:
         """The distribution without its own masks."""
         if isinstance(distribution, self.masked):
             return self.unmasked(distribution.base_dist)
         if not isinstance(distribution, (self.independent, self.expanded)):
             return distribution
-        base: Any = self.unmasked(distribution.base_dist)
-        if base is distribution.base_dist:
+        inner: Any = distribution
+        base = self.unmasked(inner.base_dist)
+        if base is inner.base_dist:
             return distribution
         if isinstance(distribution, self.independent):
-            bare: D = base.to_event(distribution.reinterpreted_batch_ndims)
-        else:
-            bare = base.expand(distribution.batch_shape)
-        return bare
+            return base.to_event(distribution.reinterpreted_batch_ndims)
+        return base.expand(distribution.batch_shape)
 
-    def is_unchecked(self, distribution: D) -> bool:
+    def is_unchecked(self, distribution: Distribution) -> bool:
         """Whether the user switched the check of values off: `validate_args=False`, beneath these too."""
         if vars(distribution).get("_validate_args") is False:
             return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from ppl_gen.data.columns import Factors, Name, is_missing, show
 from ppl_gen.data.variable import Variable
 
 
-def single(name: Name, value: Any) -> Factors:
+def single(name: Name, value: object) -> Factors:
     """One value as a column of one row.
 
     Raises:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Name = str | int
 Level = str | int | float | bool
+Table: TypeAlias = "NDArray[Any] | pd.DataFrame"  # rows of named or numbered columns
+Rows: TypeAlias = "ArrayLike | pd.DataFrame"  # what becomes one
 
 MISSING = -1  # the code of a missing value in `Factors`
 _EXACT = 2**53  # integers up to here survive a float64
@@ -35,30 +40,29 @@ class Factors(NamedTuple):
     levels: list[Any] | None = None
 
 
-def is_frame(rows: object) -> bool:
+def is_frame(rows: object) -> TypeGuard[pd.DataFrame]:
     """Whether this is a pandas DataFrame; never imports pandas."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(rows, pandas.DataFrame)
 
 
-def as_table(rows: Any, where: str) -> Any:
+def as_table(rows: Rows, where: str) -> Table:
     """The frame, or the array of shape (rows, variables), that came; a masked array with None where masked.
 
     Raises:
         TypeError: neither a frame nor an array.
         ValueError: no rows, no columns, not two axes, or columns of the same name.
     """
-    if not is_frame(rows):
-        rows = _as_array(rows, where)
-    elif not rows.columns.is_unique:
-        twice = show(rows.columns[rows.columns.duplicated()].unique().tolist())
+    table = rows if is_frame(rows) else _as_array(rows, where)
+    if is_frame(table) and not table.columns.is_unique:
+        twice = show(table.columns[table.columns.duplicated()].unique().tolist())
         raise ValueError(f"{where}: expected distinct column names; got {twice} more than once. Rename them.")
-    if 0 in rows.shape:
-        raise ValueError(f"{where}: expected at least one row and one column; got shape {rows.shape}. Pass some rows.")
-    return rows
+    if 0 in table.shape:
+        raise ValueError(f"{where}: expected at least one row and one column; got shape {table.shape}. Pass some rows.")
+    return table
 
 
-def _as_array(rows: Any, where: str) -> NDArray[Any]:
+def _as_array(rows: Rows, where: str) -> NDArray[Any]:
     if not hasattr(rows, "__array__"):
         raise TypeError(
             f"{where}: expected an array or a pandas DataFrame; got {type(rows).__name__}. Use "
@@ -77,7 +81,7 @@ def _as_array(rows: Any, where: str) -> NDArray[Any]:
     return array
 
 
-def factorize(column: Any, where: str) -> Factors:
+def factorize(column: NDArray[Any] | pd.Series[Any], where: str) -> Factors:
     """Distinct values and codes of one column, a pandas Series or an array of shape (rows,).
 
     Raises:
@@ -85,7 +89,7 @@ def factorize(column: Any, where: str) -> Factors:
     """
     dtype = getattr(column, "dtype", None)
     name, levels = str(dtype), None
-    if name == "category":
+    if not isinstance(column, np.ndarray) and name == "category":
         levels = column.cat.categories.tolist()
         name = "category, ordered" if column.cat.ordered else name
     plain = column if isinstance(column, np.ndarray) else _to_numpy(column, dtype)
@@ -98,7 +102,7 @@ def factorize(column: Any, where: str) -> Factors:
     return Factors(*_factorize_objects(plain.astype(object), where), name, levels)
 
 
-def _to_numpy(series: Any, dtype: Any) -> NDArray[Any]:
+def _to_numpy(series: pd.Series[Any], dtype: object) -> NDArray[Any]:
     plain: NDArray[Any] = series.to_numpy() if isinstance(dtype, np.dtype) else series.to_numpy(dtype=object)
     return plain
 
@@ -122,7 +126,7 @@ def _factorize_objects(column: NDArray[Any], where: str) -> tuple[list[Any], NDA
     return list(found), np.array(codes, dtype=np.intp)
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a single value is None, NaN, NaT or pandas.NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
@@ -143,7 +147,7 @@ def to_array(codes: NDArray[Any], levels: Sequence[Sequence[Level]], dtypes: Ite
     return values
 
 
-def look_up(codes: NDArray[Any], levels: Sequence[Level], dtype: Any = object) -> NDArray[Any]:
+def look_up(codes: NDArray[Any], levels: Sequence[Level], dtype: DTypeLike = object) -> NDArray[Any]:
     """The levels at integer-valued codes; None, or NaN in an array of floats, at NaN."""
     absent = np.isnan(codes)
     values = np.empty(len(levels) + 1, dtype)  # the last, at position -1, stands for missing
@@ -176,7 +180,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any] | None:
         return None
 
 
-def to_series(codes: NDArray[Any], levels: Sequence[Level], dtype: str) -> Any:
+def to_series(codes: NDArray[Any], levels: Sequence[Level], dtype: str) -> pd.Series[Any]:
     """Codes of shape (rows,) as a pandas Series, of the dtype the values came in where that can hold them."""
     import pandas as pd
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from ppl_gen.data.dataset import Dataset
 
 Arrays = list[NDArray[Any] | None]  # train, valid, test, then their labels where there are any
 
+Contents = TypeVar("Contents")
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
 
 # Over the arrays, not the files, so that a copy in any container is checked alike.
@@ -102,7 +104,7 @@ def _mnist(name: str) -> Arrays:
     return [train, None, test, train_labels.astype(np.int64), None, test_labels.astype(np.int64)]
 
 
-def _packed(*public: str, read: Callable[[Any], Any] | None = None) -> Callable[[str], Arrays]:
+def _packed(*public: str, read: Callable[[Path], Any] | None = None) -> Callable[[str], Arrays]:
     """A reader of `name`.npz in the user's folder, else of the `public` files with `read`."""
 
     def reader(name: str) -> Arrays:
@@ -128,7 +130,7 @@ def _binarized_mnist(name: str) -> Arrays:
     return [None if part is None else part.reshape(-1, 28, 28) for part in rows]
 
 
-def _read(name: str, read: Callable[[Any], Any], path: Any) -> Any:
+def _read(name: str, read: Callable[[Path], Contents], path: Path) -> Contents:
     try:
         return read(path)
     except _DAMAGED as error:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ppl_gen.data.coding import check_codes, code_column, single
-from ppl_gen.data.columns import Name, as_table, factorize, is_frame, show, to_array, to_series
+from ppl_gen.data.columns import Name, Rows, Table, as_table, factorize, is_frame, show, to_array, to_series
 from ppl_gen.data.inference import infer_levels
 from ppl_gen.data.variable import Variable
 
@@ -61,7 +61,7 @@ class Schema:
             raise ValueError(f"data.Schema: expected form 'array' or 'frame'; got {self.form!r}. Use one of the two.")
 
     @classmethod
-    def of(cls, rows: Any) -> Schema:
+    def of(cls, rows: Rows) -> Schema:
         """Infer names, kinds and levels from an array or a pandas DataFrame of shape (rows, variables).
 
         Columns of a frame keep their names, those of an array are called 0, 1, .... Levels are the values
@@ -75,7 +75,7 @@ class Schema:
                 one (not whole, or more than 256 values): real variables are not supported yet.
         """
         table = as_table(rows, "data.Schema.of")
-        names = table.columns.tolist() if is_frame(table) else list(range(table.shape[1]))
+        names: list[Any] = table.columns.tolist() if is_frame(table) else list(range(table.shape[1]))
         variables = []
         for name, column in zip(names, _columns(table, names), strict=True):
             where = f"data.Schema.of: column {name!r}"
@@ -148,7 +148,7 @@ class Schema:
         """
         return Schema(tuple(self.variables[self.index(name)] for name in names), self.form)
 
-    def encode(self, rows: Any) -> Codes:
+    def encode(self, rows: Rows) -> Codes:
         """Codes of whole rows.
 
         Args:
@@ -170,7 +170,7 @@ class Schema:
             )
         return self._encode(table, "encode")
 
-    def encode_evidence(self, given: Mapping[Name, Any] | Any = None) -> Codes:
+    def encode_evidence(self, given: Mapping[Any, object] | Rows | None = None) -> Codes:
         """Codes of what is known, for a query.
 
         Args:
@@ -195,7 +195,7 @@ class Schema:
             codes[:, column] = code_column(self.variables[column], single(name, value))
         return codes
 
-    def decode(self, codes: Any) -> Any:
+    def decode(self, codes: ArrayLike | Sequence[object]) -> Any:
         """Values of codes: the inverse of `encode`, and in the form its rows came in.
 
         Args:
@@ -243,7 +243,8 @@ class Schema:
                 f"({error!r}). Write it again."
             ) from error
 
-    def _encode(self, table: Any, method: str) -> Codes:
+    def _encode(self, table: Table, method: str) -> Codes:
+        names: list[Any]
         if is_frame(table):
             names = table.columns.tolist()
             self._check_known(names, method)
@@ -269,5 +270,5 @@ class Schema:
             )
 
 
-def _columns(table: Any, names: list[Any]) -> list[Any]:
+def _columns(table: Table, names: list[Any]) -> list[Any]:
     return [table[name] for name in names] if is_frame(table) else list(table.T)

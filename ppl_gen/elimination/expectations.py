@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ppl_gen.elimination.trials import Trials, align
 from ppl_gen.program import Choice, Facts, Run, Site, Term, assignments
+from ppl_gen.program.arrays import Array, Namespace
 
-Array = Any
 Digits = tuple[int, ...]
 
 
@@ -99,7 +98,7 @@ class Means:
     """
 
     def __init__(
-        self, xp: Any, plan: Enumeration, runs: Mapping[Digits, Run], costs: Mapping[Digits, Mapping[Term, Array]]
+        self, xp: Namespace, plan: Enumeration, runs: Mapping[Digits, Run], costs: Mapping[Digits, Mapping[Term, Array]]
     ) -> None:
         self.xp, self.plan, self.runs, self.costs = xp, plan, runs, costs
         log_q: list[Array] = [run.logq[name] for run in runs.values() for name in plan.sites]

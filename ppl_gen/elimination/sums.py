@@ -7,15 +7,15 @@ tables are combined by variable elimination, innermost plates first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ppl_gen.elimination.trials import Trials, align
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Facts, Path, Run, Site, Term, merge
+from ppl_gen.program.arrays import Array, Namespace
 
-Array = Any
 MOST_RUNS = 256
 MOST_LEVELS = 64
 MOST_CELLS = 10**7  # numbers in one table, on the way of an elimination
@@ -162,7 +162,7 @@ def _wide(site: Site) -> set[str]:
     return {plate for plate, dim in site.plates.items() if width >= -dim and site.batch_shape[dim] > 1}
 
 
-def _roots(names: list[str], groups: Any) -> dict[str, str]:
+def _roots(names: list[str], groups: Collection[tuple[str, ...]]) -> dict[str, str]:
     """Site -> the last of those that are connected to it by terms."""
     root = {name: name for name in names}
     for group in groups:
@@ -208,7 +208,7 @@ def describe_sums(facts: Facts) -> list[str]:
     return [f"summed out exactly, by {sums.trials.number} runs of the model: {sites}"]
 
 
-def sum_out(xp: Any, facts: Facts, first: Run, again: Callable[[Mapping[str, Any]], Run]) -> Run:
+def sum_out(xp: Namespace, facts: Facts, first: Run, again: Callable[[Mapping[str, Any]], Run]) -> Run:
     """The run with each group's terms replaced by the log of their sum.
 
     Args:
@@ -248,7 +248,13 @@ def part_of_sum(site: Site, plate: str) -> ProgramError:
 
 
 def _tabulate(
-    xp: Any, sums: Sums, facts: Facts, term: Term, runs: Mapping[Any, Run], factor: Mapping[str, float], batch: int
+    xp: Namespace,
+    sums: Sums,
+    facts: Facts,
+    term: Term,
+    runs: Mapping[Any, Run],
+    factor: Mapping[str, float],
+    batch: int,
 ) -> _Table:
     over, plates = sums.reads[term], facts.sites[term].plates
     scale = math.prod(factor.get(plate, 1.0) for plate in plates)
@@ -263,7 +269,7 @@ def _tabulate(
     return _Table(over, array, plates)
 
 
-def _eliminate(xp: Any, site: Site, tables: list[_Table], factor: Mapping[str, float], batch: int) -> _Table:
+def _eliminate(xp: Namespace, site: Site, tables: list[_Table], factor: Mapping[str, float], batch: int) -> _Table:
     """The log of the sum over one site of the product of the tables that read it."""
     over = tuple(dict.fromkeys(name for table in tables for name in table.over))
     total: Any = 0.0

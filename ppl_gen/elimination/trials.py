@@ -10,11 +10,9 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ppl_gen.program import Choice
-
-Array = Any
+from ppl_gen.program.arrays import Array, Namespace
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ class Trials:
         """The values that are fixed in one trial."""
         return {name: Choice(digits[self.colors[name]] % size) for name, size in self.sizes.items()}
 
-    def table(self, xp: Any, names: tuple[str, ...], batch: int, cell: Callable[[tuple[int, ...]], Array]) -> Array:
+    def table(
+        self, xp: Namespace, names: tuple[str, ...], batch: int, cell: Callable[[tuple[int, ...]], Array]
+    ) -> Array:
         """What a trial gives, as (values of each of `names`, ..., `batch` dimensions).
 
         Args:
@@ -77,7 +77,7 @@ class Trials:
         return xp.reshape(stacked, (*(self.sizes[name] for name in names), *stacked.shape[1:]))
 
 
-def align(xp: Any, array: Array, names: tuple[str, ...], over: tuple[str, ...]) -> Array:
+def align(xp: Namespace, array: Array, names: tuple[str, ...], over: tuple[str, ...]) -> Array:
     """A table over `names` as one over more sites, in the order of `over`; the new ones have size 1."""
     order = [names.index(name) for name in over if name in names]
     array = xp.permute_dims(array, (*order, *range(len(order), array.ndim)))

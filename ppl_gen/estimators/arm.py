@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array, View
+from ppl_gen.estimators.base import View
 from ppl_gen.estimators.disarm import DisArm
+from ppl_gen.program.arrays import Array
 
 
 class Arm(DisArm):

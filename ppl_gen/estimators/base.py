@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl_gen.program import PARAM, Draw, Facts, Run, Site
+from ppl_gen.program.arrays import Array, Namespace, total
 
-Array = Any
 Arrays = dict[str, Array]
+Start = dict[str, NDArray[np.float32]]  # what an estimator keeps, at its start
 
 
 class Estimate(NamedTuple):
@@ -44,7 +46,7 @@ class View(Protocol):
         relaxable: whether `slope` follows every way by which the site's value moves the signal.
     """
 
-    xp: Any
+    xp: Namespace
     site: Site
     runs: list[Run]
     share: float
@@ -84,6 +86,9 @@ class Estimator(ABC):
         cuts: whether values of the site pass no gradient, and `estimate` makes up for it.
         alone: whether several particles give the mean of what each gives alone; each class says so for itself.
         side_by_side: whether all elements of a plate are replaced at once, each taken to move its own signal alone.
+        enumerates: whether every value of the site is tried, and log q weighs it.
+        pathwise: whether the values are those of the site's own sampler, and pass its gradient.
+        own_signals: whether particles are compared whose signals must be their own.
     """
 
     unbiased: ClassVar[bool]
@@ -92,6 +97,9 @@ class Estimator(ABC):
     cuts: ClassVar[bool]
     alone: ClassVar[bool] = False
     side_by_side: ClassVar[bool] = False
+    enumerates: ClassVar[bool] = False
+    pathwise: ClassVar[bool] = False
+    own_signals: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A subclass may compare particles where its parent does not."""
@@ -111,11 +119,11 @@ class Estimator(ABC):
         """Runs of the program per particle."""
         return 1
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """(weights that are trained, running averages) to begin with, NumPy arrays."""
         return {}, {}
 
-    def draw(self, xp: Any) -> Draw | None:
+    def draw(self, xp: Namespace) -> Draw | None:
         """How the site's value is drawn where not by its own sampler."""
         return None
 
@@ -127,11 +135,11 @@ class Estimator(ABC):
         """What one particle, seen alone, has to say to `joined`: its estimate, or other arrays; None if nothing."""
         return self.estimate(view)
 
-    def joined(self, xp: Any, parts: Sequence[Any]) -> Estimate:
+    def joined(self, xp: Namespace, parts: Sequence[Any]) -> Estimate:
         """The estimate from all particles' parts."""
-        loss = None if parts[0].loss is None else sum(part.loss for part in parts) / len(parts)
-        averages = {n: sum(part.averages[n] for part in parts) / len(parts) for n in parts[0].averages}
-        return Estimate(sum(part.surrogate for part in parts) / len(parts), loss, averages)
+        loss = None if parts[0].loss is None else total([part.loss for part in parts]) / len(parts)
+        averages = {n: total([part.averages[n] for part in parts]) / len(parts) for n in parts[0].averages}
+        return Estimate(total([part.surrogate for part in parts]) / len(parts), loss, averages)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
@@ -155,20 +163,20 @@ class Baseline(ABC):
         super().__init_subclass__(**options)
         cls.alone = vars(cls).get("alone", False)
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """(weights that are trained, running averages) to begin with."""
         return {}, {}
 
     @abstractmethod
     def judge(
-        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
-    ) -> tuple[Array, Array | None]:
+        self, xp: Namespace, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[Array | float, Array | None]:
         """(the baseline in nats, a number or shaped like the signal; the loss its weights minimise, None without weights).
 
         The signal may enter the loss only, never the baseline.
         """
 
-    def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
+    def update(self, xp: Namespace, signals: Sequence[Array], averages: Arrays) -> Arrays:
         """The averages after these signals; called after `judge`, so that no signal meets itself."""
         return averages
 
@@ -183,7 +191,7 @@ def weighted_score(view: View, gaps: Sequence[Array]) -> Array:
         view.xp.sum(run.logq[view.site.name] * view.xp.stop_gradient(gap))
         for run, gap in zip(view.runs, gaps, strict=True)
     ]
-    return view.share * sum(terms[1:], terms[0])
+    return view.share * total(terms)
 
 
 def refuse_meeting(site: Site, facts: Facts) -> str | None:
@@ -225,7 +233,7 @@ def refuse_moving_support(site: Site) -> str | None:
     movers = ", ".join(sorted(m.removeprefix(PARAM) for m in site.moving if m.startswith(PARAM)))
     if movers:
         return f"its support moves with {movers}, where the score function is wrong"
-    if site.support == "real" and site.distribution.endswith("StraightThrough"):
+    if site.gives_other_value:
         return "its log density is of another value than the one it gives; use Bernoulli or a categorical site"
     if site.is_point:
         return "a Delta has no log density to differentiate"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Baseline
+from ppl_gen.estimators.base import Arrays, Baseline, Start
 from ppl_gen.program import Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class Constant(Baseline):
@@ -28,8 +28,8 @@ class Constant(Baseline):
         self.value = value
 
     def judge(
-        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
-    ) -> tuple[Array, Array | None]:
+        self, xp: Namespace, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+    ) -> tuple[float, None]:
         """See `Baseline.judge`."""
         return self.value, None
 
@@ -54,7 +54,7 @@ class MovingAverage(Baseline):
             raise ValueError(f"MovingAverage: expected decay in [0, 1); got {decay}. Use a value such as 0.95.")
         self.decay = decay
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Baseline.start`."""
         return {}, {
             "mean": np.zeros((), np.float32),
@@ -63,16 +63,16 @@ class MovingAverage(Baseline):
         }
 
     def judge(
-        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+        self, xp: Namespace, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
     ) -> tuple[Array, Array | None]:
         """See `Baseline.judge`."""
         return averages["mean"] / _positive(xp, averages["mass"]), None
 
-    def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
+    def update(self, xp: Namespace, signals: Sequence[Array], averages: Arrays) -> Arrays:
         """See `Baseline.update`."""
         means = xp.stack([xp.mean(signal) for signal in signals])
         squares = xp.stack([xp.mean(signal * signal) for signal in signals])
-        new = {"mean": xp.mean(means), "square": xp.mean(squares), "mass": 1.0}
+        new: dict[str, Array | float] = {"mean": xp.mean(means), "square": xp.mean(squares), "mass": 1.0}
         return {name: self.decay * averages[name] + (1 - self.decay) * new[name] for name in averages}
 
 
@@ -102,7 +102,7 @@ class Learned(Baseline):
     def __repr__(self) -> str:
         return f"Learned(hidden={self.hidden})"
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Baseline.start`."""
         averages, num_features = self._average.start(site, rng)[1], site.num_features
         if num_features is None:
@@ -117,12 +117,12 @@ class Learned(Baseline):
         return weights, averages
 
     def judge(
-        self, xp: Any, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
+        self, xp: Namespace, signal: Array, inputs: Array | None, weights: Arrays, averages: Arrays
     ) -> tuple[Array, Array | None]:
         """See `Baseline.judge`."""
         mass = _positive(xp, averages["mass"])
         mean = averages["mean"] / mass
-        if not weights:
+        if inputs is None or not weights:
             return mean, None
         variance = averages["square"] / mass - mean**2
         spread = xp.sqrt(xp.where(variance > 1e-8, variance, xp.ones_like(variance)))
@@ -130,15 +130,15 @@ class Learned(Baseline):
         error = xp.stop_gradient((signal - mean) / spread) - predicted
         return mean + spread * predicted, xp.mean(error * error)
 
-    def update(self, xp: Any, signals: Sequence[Array], averages: Arrays) -> Arrays:
+    def update(self, xp: Namespace, signals: Sequence[Array], averages: Arrays) -> Arrays:
         """See `Baseline.update`."""
         return self._average.update(xp, signals, averages)
 
-    def _network(self, xp: Any, inputs: Array, weights: Arrays) -> Array:
+    def _network(self, xp: Namespace, inputs: Array, weights: Arrays) -> Array:
         hidden = xp.tanh(xp.matmul(inputs, weights["first.weight"]) + weights["first.bias"])
         return (xp.matmul(hidden, weights["second.weight"]) + weights["second.bias"])[..., 0]
 
 
-def _positive(xp: Any, mass: Array) -> Array:
+def _positive(xp: Namespace, mass: Array) -> Array:
     """The mass, or one where nothing has been averaged yet."""
     return xp.where(mass > 0, mass, xp.ones_like(mass))

@@ -48,7 +48,7 @@ def choose(site: Site, facts: Facts, num_particles: int, asked: Estimator | None
 
 def refuse(estimator: Estimator, site: Site, facts: Facts, num_particles: int) -> str | None:
     """Why an estimator would be wrong for a site, or cannot be had there; None where it is right."""
-    flow = None if isinstance(estimator, Pathwise) else refuse_flow(site)
+    flow = None if estimator.pathwise else refuse_flow(site)
     return flow or estimator.refusal(site, facts, num_particles)
 
 

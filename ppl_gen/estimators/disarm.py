@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_own_noise
+from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_own_noise
 from ppl_gen.estimators.sticks import antithetic, refuse_not_stick, sticks
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array
 
 
 class DisArm(Estimator):

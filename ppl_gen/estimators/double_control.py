@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Estimate, Estimator, View
+from ppl_gen.estimators.base import Estimate, Estimator, Start, View
 from ppl_gen.estimators.relaxed import fold, refuse_not_relaxable
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array
 
 
 class Point(NamedTuple):
@@ -70,6 +71,7 @@ class DoubleControl(Estimator):
     needs = "two particles or more, a binary site along whose value every cost is differentiable"
     source = "Titsias & Shi 2022"
     cuts = True
+    own_signals = True
 
     def __init__(self, coefficient: float = 0.5) -> None:
         self.coefficient = coefficient
@@ -84,7 +86,7 @@ class DoubleControl(Estimator):
         """See `Estimator.cost`."""
         return 2
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         return {"coefficient": np.asarray(self.coefficient, np.float32)}, {}
 

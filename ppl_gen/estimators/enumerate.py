@@ -29,6 +29,7 @@ class Enumerate(Estimator):
     source = "book eq. 20.59"
     cuts = True  # the value is fixed, and log q weighs it
     alone = True
+    enumerates = True
 
     def __init__(self, max_size: int = 64) -> None:
         self.max_size = max_size

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ppl_gen.estimators.base import Array, Estimator
+from ppl_gen.estimators.base import Estimator
 from ppl_gen.estimators.relaxed import refuse_not_relaxable, relaxed
 from ppl_gen.program import Draw, Facts, Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class GumbelSoftmax(Estimator):
@@ -48,10 +47,10 @@ class GumbelSoftmax(Estimator):
         """See `Estimator.refusal`."""
         return refuse_not_relaxable(site, facts)
 
-    def draw(self, xp: Any) -> Draw:
+    def draw(self, xp: Namespace) -> Draw:
         """See `Estimator.draw`."""
         return Draw(lambda masses, noise: self.value(xp, relaxed(xp, masses, noise, self.temperature)))
 
-    def value(self, xp: Any, soft: Array) -> Array:
+    def value(self, xp: Namespace, soft: Array) -> Array:
         """What the program sees of a relaxed value."""
         return soft

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_moving_support, weighted_score
+from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_moving_support, weighted_score
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class LeaveOneOut(Estimator):
@@ -45,7 +45,7 @@ class LeaveOneOut(Estimator):
         signal, log_q = view.xp.broadcast_arrays(view.signal(0), view.runs[0].logq[view.site.name])
         return signal, log_q
 
-    def joined(self, xp: Any, parts: Sequence[tuple[Array, Array]]) -> Estimate:
+    def joined(self, xp: Namespace, parts: Sequence[tuple[Array, Array]]) -> Estimate:
         """See `Estimator.joined`: what others would give is the mean of their signals."""
         signals, log_q = (xp.stack(list(each)) for each in zip(*parts, strict=True))
         others = (xp.sum(signals, axis=0, keepdims=True) - signals) / (len(parts) - 1)

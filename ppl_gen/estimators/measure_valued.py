@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
-from ppl_gen.estimators.base import Array, Estimate, Estimator, View, refuse_meeting, refuse_own_noise
+from ppl_gen.estimators.base import Estimate, Estimator, View, refuse_meeting, refuse_own_noise
 from ppl_gen.program import Facts, Run, Site
+from ppl_gen.program.arrays import Array, total
 
 
 class MeasureValued(Estimator):
@@ -52,15 +53,13 @@ class MeasureValued(Estimator):
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""
         elements = math.prod(site.event_shape)
-        others = {"Normal": 4, "Poisson": 1, "Gamma": 1}
-        return 1 + elements * (site.levels or others[site.distribution])
+        return 1 + elements * (_RULES[site.distribution].runs or site.levels or 1)
 
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
-        rule, total = _RULES[view.site.distribution], 0.0 * view.xp.sum(view.signal(0))
-        for k, run in enumerate(view.runs):
-            total = total + rule(_Lanes(view, k, run))
-        return Estimate(view.share * total, None, view.averages)
+        rule = _RULES[view.site.distribution]
+        terms = [rule.surrogate(_Lanes(view, k, run)) for k, run in enumerate(view.runs)]
+        return Estimate(view.share * total(terms), None, view.averages)
 
 
 class _Lanes:
@@ -69,9 +68,7 @@ class _Lanes:
     def __init__(self, view: View, particle: int, run: Run) -> None:
         self.view, self.xp, self.particle = view, view.xp, particle
         name, shape = view.site.name, view.site.event_shape
-        self.value: Any = run.values[name]
-        self.masses: Any = run.masses[name]
-        self.parameters: Any = run.parameters[name]
+        self.value, self.masses, self.parameters = run.values[name], run.masses[name], run.parameters[name]
         numbers = self.xp.arange(math.prod(shape))
         self.masks = [self.xp.reshape(numbers == lane, shape) if shape else None for lane in range(math.prod(shape))]
 
@@ -87,21 +84,20 @@ class _Lanes:
 
     def gather(self, slope: Callable[[Array | None], Array]) -> Array:
         """Every lane's slope at its own place, shaped like a value."""
-        total: Any = 0.0
-        for mask in self.masks:
-            found: Any = slope(mask)
-            total = total + (found if mask is None else self.xp.where(mask, found, 0.0 * found))
-        return self.xp.stop_gradient(total)
+        lanes = [(mask, slope(mask)) for mask in self.masks]
+        own = [found if mask is None else self.xp.where(mask, found, 0.0 * found) for mask, found in lanes]
+        return self.xp.stop_gradient(total(own))
 
 
 def _levels(lanes: _Lanes) -> Array:
     """Sum over levels of the signal there times the level's live probability."""
-    xp, masses, total = lanes.xp, lanes.masses(), 0.0
-    for level in range(masses.shape[-1]):
-        there = level + 0 * lanes.value
-        signals = lanes.gather(lambda mask, there=there: lanes.signal(mask, there))  # type: ignore[misc]
-        total = total + xp.sum(signals * xp.exp(masses[..., level]))
-    return total
+    xp, masses = lanes.xp, lanes.masses()
+
+    def of(level: int) -> Array:
+        signals = lanes.gather(lambda mask: lanes.signal(mask, level + 0 * lanes.value))
+        return xp.sum(signals * xp.exp(masses[..., level]))
+
+    return total([of(level) for level in range(masses.shape[-1])])
 
 
 def _normal(lanes: _Lanes) -> Array:
@@ -138,10 +134,17 @@ def _gamma(lanes: _Lanes) -> Array:
     return xp.sum(slopes * rate) + xp.sum(xp.stop_gradient(lanes.here()) * log_density)
 
 
-_RULES: dict[str, Callable[[_Lanes], Array]] = {
-    "Bernoulli": _levels,
-    "Categorical": _levels,
-    "Normal": _normal,
-    "Poisson": _poisson,
-    "Gamma": _gamma,
+class _Rule(NamedTuple):
+    """One law's derivative: the particle's surrogate, and the runs that an element takes; None: one for each level."""
+
+    surrogate: Callable[[_Lanes], Array]
+    runs: int | None
+
+
+_RULES = {
+    "Bernoulli": _Rule(_levels, None),
+    "Categorical": _Rule(_levels, None),
+    "Normal": _Rule(_normal, 4),
+    "Poisson": _Rule(_poisson, 1),
+    "Gamma": _Rule(_gamma, 1),
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Baseline, Estimate, Estimator, View
+from ppl_gen.estimators.base import Baseline, Estimate, Estimator, Start, View
 from ppl_gen.estimators.baselines import MovingAverage
 from ppl_gen.estimators.relaxed import fold, refuse_not_relaxable
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, total
 
 
 class MuProp(Estimator):
@@ -43,7 +44,7 @@ class MuProp(Estimator):
         """See `Estimator.cost`."""
         return 2
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         return self.baseline.start(site, rng)
 
@@ -55,7 +56,7 @@ class MuProp(Estimator):
     def estimate(self, view: View) -> Estimate:
         """See `Estimator.estimate`."""
         xp, name = view.xp, view.site.name
-        total, losses, gaps = xp.zeros(()), [], []
+        whole, losses, gaps = xp.zeros(()), [], []
         for k, run in enumerate(view.runs):
             masses: Array = run.masses[name]()
             mean = xp.exp(xp.stop_gradient(masses[..., 1]))
@@ -66,6 +67,6 @@ class MuProp(Estimator):
             gaps.append(gap)
             losses += [] if loss is None else [loss / len(view.runs)]
             by_logit = view.expand(gap - level) * away + slope * mean * (1 - mean)
-            total = total + xp.sum(xp.stop_gradient(by_logit) * (masses[..., 1] - masses[..., 0]))
+            whole = whole + xp.sum(xp.stop_gradient(by_logit) * (masses[..., 1] - masses[..., 0]))
         averages = self.baseline.update(xp, gaps, view.averages)
-        return Estimate(view.share * total, sum(losses) if losses else None, averages)
+        return Estimate(view.share * whole, total(losses) if losses else None, averages)

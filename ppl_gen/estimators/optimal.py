@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Baseline, View
+from ppl_gen.estimators.base import Arrays, Baseline, Start, View
 from ppl_gen.program import Run, Site
+from ppl_gen.program.arrays import Array, Namespace, total
 
 _LITTLE = 1e-12
 
@@ -57,9 +58,9 @@ class Optimal(Baseline):
     def __init__(self, learned: bool = False, decay: float = 0.99, hidden: int = 64) -> None:
         self.learned, self.decay, self.hidden = learned, decay, hidden
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Baseline.start`."""
-        shape = (*site.event_shape, *(() if site.distribution == "Bernoulli" else (site.levels or 1,)))
+        shape = (*site.event_shape, *(() if site.is_binary else (site.levels or 1,)))
         averages = {name: np.zeros(shape, np.float32) for name in ("signal", "square")}
         if not self.learned or site.num_features is None:
             return {}, averages
@@ -73,8 +74,8 @@ class Optimal(Baseline):
         }
         return weights, averages
 
-    def judge(
-        self, xp: Any, signal: Any, inputs: Array | None, weights: Arrays, averages: Arrays
+    def judge(  # type: ignore[override]
+        self, xp: Namespace, signal: Piece, inputs: Array | None, weights: Arrays, averages: Arrays
     ) -> tuple[Array, Array | None]:
         """See `Baseline.judge`; `signal` is a `Piece`."""
         seen, of_all = averages["square"] > _LITTLE, xp.sum(averages["square"])
@@ -93,7 +94,7 @@ class Optimal(Baseline):
         loss = xp.mean((above - target) ** 2) + xp.mean((below - signal.square) ** 2)
         return base + spread * above / (below + 0.01), loss  # 0.01: what is almost certain keeps the running averages'
 
-    def update(self, xp: Any, signals: Sequence[Any], averages: Arrays) -> Arrays:
+    def update(self, xp: Namespace, signals: Sequence[Piece], averages: Arrays) -> Arrays:  # type: ignore[override]
         """See `Baseline.update`; `signals` are `Piece`s."""
         new = {name: 0.0 * value for name, value in averages.items()}
         for piece in signals:
@@ -106,15 +107,14 @@ class Optimal(Baseline):
 def components(view: View, run: Run, signal: Array) -> Piece:
     """A particle's signal, score and logits by component."""
     xp, masses = view.xp, run.masses[view.site.name]()
-    value: Any = run.values[view.site.name]
-    wide: Any = view.expand(signal)
-    if view.site.distribution == "Bernoulli":
-        logits = masses[..., 1] - masses[..., 0]  # type: ignore[index]
+    value, wide = run.values[view.site.name], view.expand(signal)
+    if view.site.is_binary:
+        logits = masses[..., 1] - masses[..., 0]
         score = xp.stop_gradient(xp.astype(value, logits.dtype) - xp.sigmoid(logits))
         square = score**2
     else:  # log masses add up to one: their score is centred, though log q's derivative by them is the indicator
         logits, wide = masses, wide[..., None]
-        square = xp.astype(xp.one_hot(value, logits.shape[-1]), logits.dtype)  # type: ignore[attr-defined]
+        square = xp.astype(xp.one_hot(value, logits.shape[-1]), logits.dtype)
         score = xp.stop_gradient(square - xp.exp(logits))
     return Piece(wide + 0.0 * score, score, square, logits)
 
@@ -123,4 +123,4 @@ def by_component(view: View, pieces: Sequence[Piece], gaps: Sequence[Array]) -> 
     """Sum over particles of (signal - baseline) times score, on the logits."""
     xp = view.xp
     terms = [xp.sum(xp.stop_gradient(g * p.score) * p.logits) for p, g in zip(pieces, gaps, strict=True)]
-    return view.share * sum(terms[1:], terms[0])
+    return view.share * total(terms)

@@ -33,6 +33,7 @@ class Pathwise(Estimator):
     source = "book eq. 20.55-20.57"
     cuts = False
     alone = True
+    pathwise = True
 
     def __init__(self, trusted: bool = False) -> None:
         self.trusted = trusted

@@ -63,7 +63,7 @@ class Plan:
     @property
     def enumeration(self) -> Enumeration:
         """How the sites under `Enumerate` are tried."""
-        tried = [name for name, row in self.rows.items() if isinstance(row.estimator, Enumerate)]
+        tried = [name for name, row in self.rows.items() if row.estimator.enumerates]
         return enumeration(self.facts, {name: row.terms for name, row in self.rows.items()}, tried)
 
     @property
@@ -259,7 +259,7 @@ def _describe_marks(facts: Facts, rows: Mapping[str, Row]) -> list[str]:
     left = []
     for site in facts.whole.sites.values():
         row = rows.get(site.name)
-        if not site.marked or site.observed or row is None or isinstance(row.estimator, Enumerate):
+        if not site.marked or site.observed or row is None or row.estimator.enumerates:
             continue
         if site.role == "guide":
             why = refuse(Enumerate(), site, facts, 1) or f"{row.estimator!r} is asked for"

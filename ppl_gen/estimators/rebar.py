@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Estimate, Estimator, View
+from ppl_gen.estimators.base import Arrays, Estimate, Estimator, Start, View
 from ppl_gen.estimators.relaxed import (
     Noisy,
     noisy_masses,
@@ -13,6 +13,7 @@ from ppl_gen.estimators.relaxed import (
     squared_length,
 )
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array
 
 
 class Rebar(Estimator):
@@ -56,7 +57,7 @@ class Rebar(Estimator):
         """See `Estimator.cost`."""
         return 2
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         return {"coefficient": np.asarray(self.coefficient, np.float32)}, {}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ppl_gen.estimators.base import Array, Arrays, View
+from ppl_gen.estimators.base import Arrays, Start, View
 from ppl_gen.estimators.baselines import MovingAverage
 from ppl_gen.estimators.rebar import Rebar
 from ppl_gen.estimators.relaxed import Noisy, units
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array
 
 
 class Relax(Rebar):
@@ -45,20 +47,20 @@ class Relax(Rebar):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
-        if site.distribution not in ("Bernoulli", "Categorical"):
+        if not site.is_choice:
             return "its elements are neither binary nor categorical"
-        if site.distribution == "Categorical" and site.size is None:
+        if site.is_categorical and site.size is None:
             return "one event has more than 16 categorical elements"
         return None
 
     def cost(self, site: Site) -> int:
         """See `Estimator.cost`."""
-        return 2 if site.distribution == "Bernoulli" else 1
+        return 2 if site.is_binary else 1
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         elements = math.prod(site.event_shape)
-        levels = 2 if site.distribution == "Bernoulli" else round((site.size or 1) ** (1 / elements))
+        levels = 2 if site.is_binary else round((site.size or 1) ** (1 / elements))
         weights = {
             **super().start(site, rng)[0],
             "first.weight": _matrix(rng, elements * levels, self.hidden),
@@ -72,12 +74,13 @@ class Relax(Rebar):
 
     def control(self, view: View, particle: int, noisy: Noisy) -> tuple[Array, Array, Array]:
         """See `Rebar.control`."""
-        rest, slope = view.signal(particle), 0.0
-        if view.relaxable:
-            rest, _, slope = super().control(view, particle, noisy)
         free, along = self._network(view, particle, noisy.values)
         mean, spread = units(view.xp, view.averages)
-        return rest, mean + spread * free, slope + spread * along
+        more, of_more = mean + spread * free, spread * along
+        if not view.relaxable:
+            return view.signal(particle), more, of_more
+        rest, _, slope = super().control(view, particle, noisy)
+        return rest, more, slope + of_more
 
     def update(self, view: View, rests: list[Array]) -> Arrays:
         """See `Rebar.update`."""
@@ -98,5 +101,6 @@ class Relax(Rebar):
         return output, along - xp.mean(along, axis=-1, keepdims=True)
 
 
-def _matrix(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    return (rng.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+def _matrix(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float32]:
+    scaled: NDArray[np.float64] = rng.standard_normal((rows, columns)) / np.sqrt(rows)
+    return scaled.astype(np.float32)

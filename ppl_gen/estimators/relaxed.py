@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ppl_gen.estimators.base import Array, Arrays, View
+from ppl_gen.estimators.base import Arrays, View
 from ppl_gen.estimators.pathwise import Pathwise
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 def refuse_not_relaxable(site: Site, facts: Facts) -> str | None:
     """Why the program has no derivative between a site's values."""
     if site.support != "finite":
         return "only a binary site has a relaxed value, and its support is not finite"
-    if site.distribution != "Bernoulli":
+    if not site.is_binary:
         return "its value is an index, and nothing lies between two of them"
     if site.name in facts.relaxable:
         return None
@@ -36,7 +37,7 @@ def refuse_not_followed(site: Site, facts: Facts) -> str | None:
     return None
 
 
-def relaxed(xp: Any, masses: Array, noise: Array, temperature: float) -> Array:
+def relaxed(xp: Namespace, masses: Array, noise: Array, temperature: float) -> Array:
     """A binary site's value between 0 and 1, from its log masses and uniform noise, both (..., 2)."""
     noise = noise[..., 1]
     logistic = xp.log(noise + 1e-7) - xp.log(1 - noise + 1e-7)
@@ -94,14 +95,14 @@ def fold(view: View, array: Array, signal: Array) -> Array:
     return view.xp.sum(array, axis=tuple(meets), keepdims=True) if meets else array
 
 
-def squared_length(xp: Any, gradient: Array, masses: Array) -> Array:
+def squared_length(xp: Namespace, gradient: Array, masses: Array) -> Array:
     """Mean over elements of the squared gradient by the logits, from one by the log masses (without gradient)."""
     masses = xp.stop_gradient(masses)
     by_logits = gradient - xp.exp(masses) * xp.sum(gradient, axis=-1, keepdims=True)
     return xp.mean(xp.sum(by_logits**2, axis=-1))
 
 
-def units(xp: Any, averages: Arrays) -> tuple[Array, Array]:
+def units(xp: Namespace, averages: Arrays) -> tuple[Array, Array]:
     """(mean, standard deviation) of what a `MovingAverage` has seen; 0 and 1 at first."""
     one = xp.ones_like(averages["mass"])
     mass = xp.where(averages["mass"] > 0, averages["mass"], one)

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays, Estimate, View
+from ppl_gen.estimators.base import Estimate, Start, View
 from ppl_gen.estimators.baselines import MovingAverage
 from ppl_gen.estimators.double_control import DoubleControl, Point, others_mean, points
 from ppl_gen.estimators.relaxed import units
 from ppl_gen.program import Site
+from ppl_gen.program.arrays import Array
 
 
 class Rodeo(DoubleControl):
@@ -41,7 +42,7 @@ class Rodeo(DoubleControl):
     def __init__(self, hidden: int = 32, baseline: float = 0.5, own: float = 0.0) -> None:
         self.hidden, self.baseline, self.own = hidden, baseline, own
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         weights = {
             "baseline": np.asarray(self.baseline, np.float32),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ppl_gen.estimators.base import (
-    Array,
     Arrays,
     Baseline,
     Estimate,
     Estimator,
+    Start,
     View,
     refuse_moving_support,
     weighted_score,
@@ -17,6 +19,7 @@ from ppl_gen.estimators.base import (
 from ppl_gen.estimators.baselines import Learned, MovingAverage
 from ppl_gen.estimators.optimal import by_component, components
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, total
 
 
 class Score(Estimator):
@@ -58,11 +61,11 @@ class Score(Estimator):
 
     def refusal(self, site: Site, facts: Facts, num_particles: int) -> str | None:
         """See `Estimator.refusal`."""
-        if self.baseline.by_component and site.distribution not in ("Bernoulli", "Categorical"):
+        if self.baseline.by_component and not site.is_choice:
             return f"{self.baseline!r} is for binary and categorical elements"
         return refuse_moving_support(site)
 
-    def start(self, site: Site, rng: np.random.Generator) -> tuple[Arrays, Arrays]:
+    def start(self, site: Site, rng: np.random.Generator) -> tuple[Start, Start]:
         """See `Estimator.start`."""
         weights, averages = self.baseline.start(site, rng)
         if self.normalize:
@@ -80,18 +83,19 @@ class Score(Estimator):
         whole = [view.signal(k) for k in range(len(view.runs))]
         by_piece = self.baseline.by_component
         pieces = [components(view, *both) for both in zip(view.runs, whole, strict=True)] if by_piece else []
+        seen: list[Any] = pieces or whole  # see `Baseline.by_component`
         gaps, losses = [], []
-        for signal, run in zip(pieces or whole, view.runs, strict=True):
+        for k, run in enumerate(view.runs):
             inputs = run.inputs.get(view.site.name)
-            baseline, loss = self.baseline.judge(view.xp, signal, inputs, view.weights, own)
-            gaps.append((signal.signal if pieces else signal) - baseline)
+            baseline, loss = self.baseline.judge(view.xp, seen[k], inputs, view.weights, own)
+            gaps.append((pieces[k].signal if pieces else whole[k]) - baseline)
             losses += [] if loss is None else [loss / len(whole)]
-        averages = self.baseline.update(view.xp, pieces or whole, own)
+        averages = self.baseline.update(view.xp, seen, own)
         if self.normalize:
             gaps, more = self._normalized(view, gaps)
             averages = averages | more
         surrogate = by_component(view, pieces, gaps) if pieces else weighted_score(view, gaps)
-        return Estimate(surrogate, sum(losses) if losses else None, averages)
+        return Estimate(surrogate, total(losses) if losses else None, averages)
 
     def _normalized(self, view: View, gaps: list[Array]) -> tuple[list[Array], Arrays]:
         """The gaps over max(1, their running standard deviation), and the averages after them."""

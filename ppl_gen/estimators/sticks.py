@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ppl_gen.estimators.base import Array, View
+from ppl_gen.estimators.base import View
 from ppl_gen.program import Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 def refuse_not_stick(site: Site) -> str | None:
     """Why a site's elements cannot be seen as binary choices."""
-    if site.distribution not in ("Bernoulli", "Categorical"):
+    if not site.is_choice:
         return "its elements are neither binary nor categorical"
     return None
 
 
-def sticks(xp: Any, masses: Array) -> Array:
+def sticks(xp: Namespace, masses: Array) -> Array:
     """Log-odds of taking each level, last first, given that none before was: (..., levels) to (..., levels - 1).
 
     The levels go from the last to the first, so that a binary site's one stick has its own logit.

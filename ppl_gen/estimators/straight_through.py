@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.gumbel_softmax import GumbelSoftmax
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class StraightThrough(GumbelSoftmax):
@@ -27,7 +25,7 @@ class StraightThrough(GumbelSoftmax):
     source = "Bengio et al. 2013; Jang et al. 2017"
     alone = True
 
-    def value(self, xp: Any, soft: Array) -> Array:
+    def value(self, xp: Namespace, soft: Array) -> Array:
         """See `GumbelSoftmax.value`."""
         hard = xp.astype(soft > 0.5, soft.dtype)
         return hard + soft - xp.stop_gradient(soft)

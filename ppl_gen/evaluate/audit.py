@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_gen.estimators import Enumerate, Plan
+from ppl_gen.estimators import Plan
 from ppl_gen.evaluate.measure import OFTEN, Draws, Measured, luck
 from ppl_gen.evaluate.relative import relative
 
@@ -110,7 +110,7 @@ def audited(name: str, found: Measured, truth: Draws, size: float, lowest: float
         lowest: probability of the rarest value of a latent.
     """
     number = len(next(iter(found.draws.values()), ()))
-    sampled = any(row.estimator.cuts and not isinstance(row.estimator, Enumerate) for row in found.plan.rows.values())
+    sampled = any(row.estimator.cuts and not row.estimator.enumerates for row in found.plan.rows.values())
     shares = {n: relative(draws, truth[n], size) for n, draws in found.draws.items()}
     each = found.z(truth, size)
     bound = _bound(found.components, len(each))

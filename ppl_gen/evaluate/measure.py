@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen import estimators as known
 from ppl_gen.errors import NonFinite, ProgramError
-from ppl_gen.estimators import Enumerate, Estimator, Plan, make_plan
+from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.objectives import ELBO
 from ppl_gen.objectives.exact import Exact, Rarest, num_joint_values
 from ppl_gen.program import PARAM, Batch
@@ -192,7 +192,7 @@ def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
         losses: of every step, nats.
     """
     late = np.asarray(losses, dtype=float)[len(losses) // 2 :]
-    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not isinstance(r.estimator, Enumerate)]
+    sampled = [r for r in plan.rows.values() if r.estimator.cuts and not r.estimator.enumerates]
     if len(late) < FEWEST_LOSSES or not sampled:
         return None
     middle = float(np.median(late))
@@ -210,7 +210,7 @@ def seldom_better(plan: Plan, losses: np.ndarray) -> str | None:
 
 def evaluations(plan: Plan) -> int:
     """Runs of the program per step."""
-    more = sum(row.cost - 1 for row in plan.rows.values() if not isinstance(row.estimator, Enumerate))
+    more = sum(row.cost - 1 for row in plan.rows.values() if not row.estimator.enumerates)
     return plan.num_particles * plan.enumeration.runs * (1 + more)
 
 
@@ -308,7 +308,7 @@ def trials(prepared: Prepared, asked: Mapping[str, Estimator], objective: Any = 
 def _is_free(plan: Plan, name: str, asked: Mapping[str, Estimator]) -> bool:
     """Whether a site's estimator may be exchanged: nobody asked for it, by argument or by a mark that is followed."""
     row, marked = plan.rows[name], plan.facts.sites["guide", name].marked
-    followed = marked and isinstance(row.estimator, Enumerate)
+    followed = marked and row.estimator.enumerates
     return row.estimator.cuts and not followed and name not in asked and "*" not in asked
 
 

@@ -24,6 +24,7 @@ from ppl_gen.training.again import Watch, read_again
 from ppl_gen.training.batches import Stream, Table, as_arguments, check_data, is_stream, length, make_source
 from ppl_gen.training.interrupt import keeping
 from ppl_gen.training.loop import HeldOut, Running, loop
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, accepted, choose_backend, no_guide, own_objective, under
 from ppl_gen.training.trainer import Trainer
 from ppl_gen.training.trajectory import trajectory
@@ -101,10 +102,10 @@ def fit(
     check_choices(estimators, num_particles, device)
     seed, learning_rate = as_seed(seed), check_rate(learning_rate)
     objective = own_objective(model) if objective is None else objective
-    guide = getattr(model, "guide", None) if guide is None else guide
-    encode = getattr(model, "prepare", None)
+    parts = model_of(model)
+    guide = parts.guide if guide is None else guide
     prepared, source = open_program(
-        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, encode
+        model, guide, data, batch_size, backend, device, seed, estimators, num_particles, None, parts.encode
     )
     left = _take_store(prepared, warm_start)
     prepared = under(prepared, objective, seed, source.first())
@@ -210,7 +211,7 @@ def _held_out(model: Any, prepared: Prepared, validation: Any) -> Table | Stream
         )
     check_form(validation, "validation")
     convert = converter(prepared.backend, prepared.program.device)
-    source = make_source(validation, None, 0, convert, getattr(model, "prepare", None))
+    source = make_source(validation, None, 0, convert, model_of(model).encode)
     first = source.first()
     following, beside, _ = followers(prepared.backend, prepared.program, first, resized(source))
     _settle(following, beside, prepared, first)

@@ -18,6 +18,7 @@ from ppl_gen.infer.specs import rebuild, sites
 from ppl_gen.program import Batch
 from ppl_gen.training import checkpoint as files
 from ppl_gen.training.batches import Table
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, no_guide, own_objective, under
 from ppl_gen.training.trainer import Trainer
 
@@ -90,14 +91,14 @@ def load(
     check_program(model, guide, data)
     check_choices(estimators, 1)
     arrays, meta, template = files.read(path)
-    guide = getattr(model, "guide", None) if guide is None else guide
+    guide = model_of(model).guide if guide is None else guide
     saved = _saved(path, meta, model, objective, estimators)
     names = {name.removeprefix("params/") for name in arrays if name.startswith("params/")}
     made_up = data is None and not standins.is_whole(template)
     if made_up:
         prepared, source = _read_made_up(path, model, guide, template, saved, names)
     else:
-        encode = None if data is None else getattr(model, "prepare", None)
+        encode = None if data is None else model_of(model).encode
         given = standins.data_of(template) if data is None else data
         prepared, source = _read(path, model, guide, given, saved, names, encode)
     fit = _filled(path, model, prepared, source, arrays, saved)

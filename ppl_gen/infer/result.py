@@ -19,6 +19,7 @@ from ppl_gen.infer.specs import describe, describe_plan
 from ppl_gen.program import Batch
 from ppl_gen.training import checkpoint
 from ppl_gen.training.batches import Table, as_arguments, is_array, to_host
+from ppl_gen.training.model import Queries, model_of
 from ppl_gen.training.prepare import Prepared
 
 Arrays = dict[str, np.ndarray]
@@ -40,6 +41,7 @@ class Fit:
         self, prepared: Prepared, trainer: Any, model: Any, source: Any, losses: np.ndarray, config: dict[str, Any]
     ) -> None:
         self._prepared, self._trainer, self._model, self._source = prepared, trainer, model, source
+        self._parts = model_of(model)
         self.losses, self.config = losses, config
         self.validation_losses: list[tuple[int, float]] = []
         self._best: Arrays | None = None  # the state that was best on validation data, so far
@@ -72,8 +74,7 @@ class Fit:
 
     def _batch(self, data: Any) -> Batch:
         """Data in the form that was trained on, whole; a guide with parameters for each row is asked for those rows."""
-        prepare = getattr(self._model, "prepare", None)
-        source = Table(prepare(data) if prepare else data, None, 0, self._convert)
+        source = Table(self._parts.encoded(data), None, 0, self._convert)
         batch = source.build(source.arrays, None)
         guide = self._prepared.program.guide
         if not knows_rows(guide):
@@ -118,7 +119,7 @@ class Fit:
         Raises:
             ValueError: evidence for a program that has no queries.
         """
-        if self._answers_queries:
+        if self._parts.queries is not None:
             drawn = self.query(given=given).sample(n, seed=as_seed(seed))
             return (
                 drawn[:, 0]
@@ -180,11 +181,11 @@ class Fit:
                 point mass at the data or of the guide's, a latent that the guide alone has or that is masked in one of the two
                 only, or a plate that draws a subsample. The message names the site.
         """
-        if self._answers_queries:
+        if self._parts.queries is not None:
             from ppl_gen.query.query import ensemble_log_prob
 
-            encoded = self._model.prepare(data)
-            values, _ = ensemble_log_prob(self._network(), encoded, orders, as_seed(seed), self._model.schema.tiers)
+            encoded, queries = self._parts.encoded(data), self._parts.queries
+            values, _ = ensemble_log_prob(self._network(queries), encoded, orders, as_seed(seed), queries.schema.tiers)
             return LogProb(values, 0.0, "exact", _fingerprint(as_table(Batch(*as_arguments(encoded))).first()))
         for plate in set(self.plan.facts.subsampled) - set(self._prepared.program.row_plates or ()):
             raise ProgramError(
@@ -229,12 +230,8 @@ class Fit:
 
     # -- queries -------------------------------------------------------------------------------------------------
 
-    @property
-    def _answers_queries(self) -> bool:
-        return hasattr(self._model, "log_conditionals")
-
-    def _network(self) -> Callable[..., np.ndarray]:
-        call = self._prepared.backend.host_function(self._prepared, self._trainer.final(), self._model.log_conditionals)
+    def _network(self, queries: Queries) -> Callable[..., np.ndarray]:
+        call = self._prepared.backend.host_function(self._prepared, self._trainer.final(), queries.conditionals)
         return call  # type: ignore[no-any-return]
 
     def query(self, of: Sequence[Any] | None = None, given: Any = None, orders: int = 16, seed: Any = 0) -> Any:
@@ -253,14 +250,15 @@ class Fit:
             ValueError: an unknown variable or level, evidence on a queried variable, nothing asked.
             TypeError: the model answers no queries.
         """
-        if not self._answers_queries:
+        queries = self._parts.queries
+        if queries is None:
             raise TypeError(
                 f"query: expected a model of named variables; got {type(self._model).__name__}. "
                 "Train an OrderAgnosticNADE for queries."
             )
         from ppl_gen.query.query import condition
 
-        return condition(self._network(), self._model.schema, of, given, orders, as_seed(seed))
+        return condition(self._network(queries), queries.schema, of, given, orders, as_seed(seed))
 
     # -- report --------------------------------------------------------------------------------------------------
 

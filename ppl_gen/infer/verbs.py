@@ -17,6 +17,7 @@ from ppl_gen.infer.arguments import check_choices, check_program
 from ppl_gen.infer.automatic import automatic, converter, prepare_any, resized
 from ppl_gen.program import Batch
 from ppl_gen.training.batches import Table, as_arguments, check_data
+from ppl_gen.training.model import model_of
 from ppl_gen.training.prepare import Prepared, choose_backend, own_objective, under
 from ppl_gen.training.trainer import sample_gradients
 
@@ -28,11 +29,11 @@ def read(
     check_program(model, guide, data, backend)
     check_choices(options.get("estimators"), options.get("num_particles", 1))
     args, kwargs = as_arguments(data)
-    encode = getattr(model, "prepare", None)
-    bad = None if encode else check_data(args, kwargs)
-    guide = getattr(model, "guide", None) if guide is None else guide
+    parts = model_of(model)
+    bad = None if parts.encode else check_data(args, kwargs)
+    guide = parts.guide if guide is None else guide
     module = choose_backend(model, guide, args, kwargs, backend)
-    source = Table(encode(data) if encode else data, None, 0, converter(module, "cpu"))
+    source = Table(parts.encoded(data), None, 0, converter(module, "cpu"))
     batch = source.first()
     makers = [lambda: guide]
     if guide is None:

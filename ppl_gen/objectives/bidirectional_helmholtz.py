@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ppl_gen.estimators.base import Array
 from ppl_gen.objectives.reweighted_wake_sleep import ReweightedWakeSleep
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class BidirectionalHelmholtz(ReweightedWakeSleep):
@@ -27,6 +25,6 @@ class BidirectionalHelmholtz(ReweightedWakeSleep):
     def __init__(self) -> None:
         super().__init__()
 
-    def combine(self, xp: Any, log_weights: Array) -> Array:
+    def combine(self, xp: Namespace, log_weights: Array) -> Array:
         """See `Weighted.combine`."""
         return super().combine(xp, self.power * log_weights) / self.power

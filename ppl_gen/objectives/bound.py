@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
-from ppl_gen.backends.checks import check_same
-from ppl_gen.elimination.expectations import Enumeration, Means, reduced
-from ppl_gen.elimination.sums import sum_out
+from ppl_gen.elimination.expectations import reduced
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.base import Arrays, Start
 from ppl_gen.estimators.held import Held
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.estimators.relaxed import refuse_not_followed
-from ppl_gen.program import OWN, PLATE, Draw, Facts, Run, Site, Term
-
-Costs = dict[Term, Array]
-
-
-class RunProgram(Protocol):
-    """Runs guide and model on the batch."""
-
-    def __call__(
-        self,
-        key: Any,
-        fixed: Mapping[str, Any],
-        cut: Collection[str],
-        *,
-        frozen: bool = False,
-        guide: bool = True,
-        dream: bool = False,
-    ) -> Run:
-        """One run: fixed values stand for draws, cut sites pass no gradient.
-
-        `frozen`: nor do parameters. `guide`: run it too. `dream`: on data and latents that the model draws.
-        """
+from ppl_gen.objectives.particles import Costs, Particles, RunProgram, SiteView, enumerated, summed
+from ppl_gen.program import OWN, Run, Site, Term
+from ppl_gen.program.arrays import Array, Namespace, total
 
 
 class Loss(NamedTuple):
@@ -52,7 +29,7 @@ class Loss(NamedTuple):
 
     surrogate: Array
     value: Array
-    averages: dict[str, Arrays]
+    averages: Mapping[str, Arrays]
     buffers: dict[str, Any]
 
 
@@ -63,156 +40,6 @@ class Part(NamedTuple):
     value: Array
     estimates: dict[str, list[Any]]
     buffers: dict[str, Any]
-
-
-@dataclass
-class Particles:
-    """One set of runs: what every site's estimate is made from.
-
-    Attributes:
-        xp: array namespace.
-        run: (key, fixed values, cut sites) -> Run.
-        keys: one per particle, of noise not used yet.
-        plan: the estimators.
-        fixed: what is tried one by one (`Enumerate`) or drawn otherwise (relaxations) in every run.
-        objective: what is maximised.
-        enumeration: of the sites that are tried.
-        runs: one per particle.
-        costs: their terms, weighted by the probability of what is tried.
-    """
-
-    xp: Any
-    run: RunProgram
-    keys: list[Any]
-    plan: Plan
-    fixed: Mapping[str, Any]
-    objective: Bound
-    enumeration: Enumeration
-    runs: list[Run] = field(default_factory=list)
-    costs: list[Costs] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Draw."""
-        self.cut = [name for name, row in self.plan.rows.items() if row.estimator.cuts]
-        self.runs = []
-        if self.objective.same_rows and self.plan.facts.subsampled:  # the first says which rows all see
-            self.keys[:1], self.runs = self._draw(self.keys[:1])
-        rest = self.keys[len(self.runs) :]
-        if rest:
-            self.keys[len(self.runs) :], more = self._draw(rest)
-            self.runs += more
-        for run in self.runs:
-            check_same(self.plan.facts.sites, run.terms)
-        self.costs = [self.weighted(run) for run in self.runs]
-
-    def _draw(self, keys: list[Any]) -> tuple[list[Any], list[Run]]:
-        """(keys not used yet, a run each): one batch of runs where the backend can."""
-        fixed = {**self.fixed, **self._rows()}
-
-        def one(key: Any) -> tuple[Any, Run]:
-            key, now = self.xp.split_key(key, 2)
-            return key, self.run(now, fixed, self.cut)
-
-        pairs = self.xp.each(one, keys)
-        return [key for key, _ in pairs], [run for _, run in pairs]
-
-    def _rows(self) -> Mapping[str, Any]:
-        """The first particle's subsample, where the others are to see it too."""
-        first = self.runs[0].values if self.runs and self.objective.same_rows else {}
-        return {name: value for name, value in first.items() if name.startswith(PLATE)}
-
-    def _fresh(self, particle: int) -> Any:
-        self.keys[particle], now = self.xp.split_key(self.keys[particle], 2)
-        return now
-
-    def weighted(self, run: Run, settled: Collection[Term] = ()) -> Costs:
-        """Each term's mean over the values that are tried, element by element; the `settled` pass no gradient."""
-        runs = run.trials or {(): run}
-        costs = {digits: self.objective.terms(self.xp, self.plan, each) for digits, each in runs.items()}
-        for each in costs.values():
-            each.update({term: self.xp.stop_gradient(each[term]) for term in settled})
-        first = next(iter(costs.values()))
-        if not self.enumeration.sites:
-            return first
-        means, sites = Means(self.xp, self.enumeration, runs, costs), self.plan.facts.sites
-        return {term: means.of(term, sites[term].plates) for term in first}
-
-    def replay(self, particle: int, *, frozen: bool = False) -> Run:
-        """The particle's run on the values it has; `frozen`: no gradient reaches parameters but through these."""
-        return self.run(self._fresh(particle), self.runs[particle].values, self.cut, frozen=frozen)
-
-    def rerun(self, particle: int, name: str, value: Array, *, live: bool = False) -> Run:
-        """The particle's run with one site's value replaced, and what depends on it drawn afresh; `live`: as relaxed."""
-        moved = {n for role, n in self.plan.rows[name].terms if role == "guide"} - {name}
-        kept = {n: v for n, v in self.runs[particle].values.items() if n.startswith(PLATE) or n not in moved}
-        fixed = {**self.fixed, **kept, name: value}
-        if live:
-            fixed |= {n: Draw(self._relaxed) for n in moved if n in self.plan.facts.relaxable and n not in self.fixed}
-        return self.run(self._fresh(particle), fixed, self.cut)
-
-    def _relaxed(self, masses: Array, noise: Array) -> Array:
-        """A binary value between its ends, for costs that only need to be near (Maddison et al. 2017)."""
-        noise = noise[..., 1]
-        logits = masses[..., 1] - masses[..., 0] + self.xp.log(noise + 1e-7) - self.xp.log(1 - noise + 1e-7)
-        return self.xp.sigmoid(2.0 * logits)
-
-
-@dataclass
-class SiteView:
-    """See `ppl_gen.estimators.base.View`."""
-
-    particles: Particles
-    objective: Bound
-    site: Site
-    weights: Arrays
-    averages: Arrays
-
-    def __post_init__(self) -> None:
-        """The parts that estimators read most."""
-        self.xp, self.runs = self.particles.xp, self.particles.runs
-        self.share = self.objective.share(len(self.runs))
-        self.relaxable = refuse_not_followed(self.site, self.particles.plan.facts) is None
-
-    def signal(self, particle: int, run: Run | None = None) -> Array:
-        """See `View.signal`."""
-        costs = list(self.particles.costs)
-        if run is not None:
-            costs[particle] = self.particles.weighted(run)
-        return self.xp.stop_gradient(self._signal(costs, particle))
-
-    def _signal(self, costs: list[Costs], particle: int) -> Array:
-        return self.objective.signal(self.particles, costs, particle, self.site)
-
-    def others(self, particle: int) -> Array:
-        """See `View.others`."""
-        return self.xp.stop_gradient(self.objective.others(self.particles, self.particles.costs, particle, self.site))
-
-    def again(self, particle: int, value: Array) -> Run:
-        """See `View.again`."""
-        return self.particles.rerun(particle, self.site.name, self.xp.stop_gradient(value))
-
-    def slope(self, particle: int, value: Array) -> tuple[Array, Array]:
-        """See `View.slope`."""
-        moved = copy(self.particles)
-        moved.cut = list(moved.enumeration.sites)  # every other way is followed
-
-        def follow(place: Array) -> tuple[Array, Array]:
-            moved.runs, moved.costs = list(self.particles.runs), list(self.particles.costs)
-            moved.runs[particle] = run = moved.rerun(particle, self.site.name, place, live=True)
-            moved.costs[particle] = moved.weighted(run)
-            # the whole, not the signal's sum: what mixes elements stands in each one's signal
-            return self.objective.value(moved) / self.share, self._signal(moved.costs, particle)
-
-        found: tuple[Array, Array] = self.xp.value_and_slope(follow, value)
-        return found
-
-    def uniform(self, particle: int, like: Array) -> Array:
-        """See `View.uniform`."""
-        return self.xp.uniform_like(self.particles._fresh(particle), like)
-
-    def expand(self, signal: Array) -> Array:
-        """See `View.expand`."""
-        return self.xp.reshape(signal, (*signal.shape, *(1 for _ in self.site.event_shape)))
 
 
 class Bound(ABC):
@@ -249,7 +76,7 @@ class Bound(ABC):
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """The same from the other particles alone: a baseline."""
 
-    def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
+    def terms(self, xp: Namespace, plan: Plan, run: Run) -> Costs:
         """What the run's terms count as."""
         return dict(run.terms)
 
@@ -278,11 +105,11 @@ class Bound(ABC):
         rows = {n: replace(row, estimator=Held(), cost=1, reason=reason) for n, row in plan.rows.items()}
         return Plan(rows, plan.facts, plan.num_particles, plan.notes)
 
-    def start(self) -> Arrays:
+    def start(self) -> Start:
         """What it keeps from step to step to begin with, NumPy arrays; only a fit's own steps keep anything."""
         return {}
 
-    def at(self, xp: Any, kept: Arrays) -> tuple[Bound, Arrays]:
+    def at(self, xp: Namespace, kept: Arrays) -> tuple[Bound, Arrays]:
         """(the objective of this step, what is kept for the next one); with nothing kept, as it is in the end."""
         return self, kept
 
@@ -292,12 +119,12 @@ class Bound(ABC):
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """Evaluate on ``plan.num_particles`` draws.
 
@@ -316,7 +143,7 @@ class Bound(ABC):
             return self._evaluate(xp, run, keys, plan, weights, averages, alone=alone)
 
         parts: list[Part] = xp.each(lambda key: some([key]), keys) if alone else [some(list(keys))]
-        surrogate, value = (_average([part[i] for part in parts]) for i in range(2))
+        surrogate, value = _average([part.surrogate for part in parts]), _average([part.value for part in parts])
         found: dict[str, list[Arrays]] = {name: [] for name in plan}
         for name, estimator in estimators.items():
             for each in zip(*(part.estimates[name] for part in parts), strict=True):
@@ -331,12 +158,12 @@ class Bound(ABC):
 
     def _evaluate(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
         *,
         alone: bool,
     ) -> Part:
@@ -366,53 +193,23 @@ class Bound(ABC):
 
 def _average(several: Sequence[Array]) -> Array:
     """Their mean; one alone stays as it is."""
-    return several[0] if len(several) == 1 else sum(several[1:], several[0]) / len(several)
+    return several[0] if len(several) == 1 else total(several) / len(several)
 
 
 def _mean(several: list[Arrays]) -> Arrays:
     """The running averages that different tries came to, as one."""
     if len(several) == 1:
         return several[0]
-    return {name: sum(each[name] for each in several) / len(several) for name in several[0]}
+    return {name: total([each[name] for each in several]) / len(several) for name in several[0]}
 
 
-def summed(xp: Any, run: RunProgram, facts: Facts) -> RunProgram:
-    """The same runs, the model's own finite sites summed out."""
-    if facts.summed is None:
-        return run
-
-    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
-        first = run(key, fixed, cut, **options)
-        if options.get("dream"):  # everything was drawn
-            return first
-        known = {**fixed, **first.values}
-        return sum_out(xp, facts, first, lambda choices: run(key, {**known, **choices}, cut, guide=False, **options))
-
-    return whole
-
-
-def enumerated(run: RunProgram, enumeration: Enumeration) -> RunProgram:
-    """The same runs, each with those on the other values of the sites that are tried."""
-    trials = enumeration.trials
-    if not trials.sizes:
-        return run
-
-    def whole(key: Any, fixed: Mapping[str, Any], cut: Collection[str], **options: bool) -> Run:
-        first = run(key, {**fixed, **trials.choices((0,) * len(trials.levels))}, cut, **options)
-        known = {**fixed, **first.values}
-        others = {d: run(key, {**known, **trials.choices(d)}, cut, **options) for d in trials if any(d)}
-        return replace(first, trials={d: others.get(d, first) for d in trials})
-
-    return whole
-
-
-def downstream(xp: Any, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
+def downstream(xp: Namespace, costs: Mapping[Term, Array], plan: Plan, site: Site) -> Array:
     """Sum of the terms that the site moves, shaped like its log q: dimensions that are not its own are summed."""
-    facts: Facts = plan.facts
-    total: Any = 0.0
+    facts = plan.facts
+    found = []
     for term, mixed in plan.rows[site.name].terms.items():
         own = facts.sites[term].plates
         kept = {dim for plate, dim in own.items() if site.plates.get(plate) == dim and plate not in mixed}
         cost = costs[term]
-        total = total + reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept])
-    return total
+        found.append(reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in kept]))
+    return total(found)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.base import Arrays, Start
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Bound, Costs, Particles, downstream
+from ppl_gen.objectives.bound import Bound, downstream
+from ppl_gen.objectives.particles import Costs, Particles
 from ppl_gen.objectives.warmup import Warmup
 from ppl_gen.program import Run, Site
+from ppl_gen.program.arrays import Array, Namespace, total
 
 
 class ELBO(Bound):
@@ -47,21 +48,21 @@ class ELBO(Bound):
         """The divergence's weight once it changes no more."""
         return self.kl_weight.end if isinstance(self.kl_weight, Warmup) else self.kl_weight
 
-    def start(self) -> Arrays:
+    def start(self) -> Start:
         """See `Bound.start`."""
         return {"step": np.zeros((), np.float32)} if isinstance(self.kl_weight, Warmup) else {}
 
-    def at(self, xp: Any, kept: Arrays) -> tuple[Bound, Arrays]:
+    def at(self, xp: Namespace, kept: Arrays) -> tuple[Bound, Arrays]:
         """See `Bound.at`."""
         if not isinstance(self.kl_weight, Warmup):
             return self, kept
         now = copy(self)
-        now.kl_weight = self.kl_weight.at(xp, kept["step"]) if kept else self.final_weight
+        now.kl_weight = self.kl_weight.at(xp, kept["step"]) if kept else self.final_weight  # type: ignore[assignment]
         return now, {name: step + 1 for name, step in kept.items()}
 
     def value(self, particles: Particles) -> Array:
         """See `Bound.value`."""
-        return sum(particles.xp.sum(cost) for each in particles.costs for cost in each.values()) / len(particles.costs)
+        return _mean_sum(particles.xp, particles.costs)
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
@@ -79,21 +80,21 @@ class ELBO(Bound):
         # the derivative of a cut site's own - log q is left out: its mean is zero, whatever it is taken by
         own = [("guide", name) for name in particles.cut if name not in particles.enumeration.sites]
         costs = [particles.weighted(run, settled=own) for run in particles.runs]
-        return sum(particles.xp.sum(cost) for each in costs for cost in each.values()) / len(costs)
+        return _mean_sum(particles.xp, costs)
 
-    def terms(self, xp: Any, plan: Plan, run: Run) -> Costs:
+    def terms(self, xp: Namespace, plan: Plan, run: Run) -> Costs:
         """See `Bound.terms`."""
-        found: Costs = dict(run.terms)
+        found, weight = dict(run.terms), self.final_weight
         for name in plan:
             both = [term for term in (("model", name), ("guide", name)) if term in found]
             divergence = self._closed(plan, run, name)
             if divergence is not None:
                 found["model", name], found["guide", name] = -divergence, xp.zeros_like(divergence)
-            if not (isinstance(self.kl_weight, float | int) and self.kl_weight == 1):
-                found.update({term: self.kl_weight * found[term] for term in both})
+            if not (isinstance(weight, float | int) and weight == 1):  # of this step: an array with a `Warmup`
+                found.update({term: weight * found[term] for term in both})
         return found
 
-    def _closed(self, plan: Plan, run: Run, name: str) -> Any:
+    def _closed(self, plan: Plan, run: Run, name: str) -> Array | None:
         """A site's divergence from its prior in closed form; None where its terms are to be taken as drawn."""
         return run.divergences[name]() if self.analytic_kl and _drawn_last(plan, name) else None
 
@@ -107,7 +108,12 @@ class ELBO(Bound):
     def others(self, particles: Particles, costs: Sequence[Costs], particle: int, site: Site) -> Array:
         """See `Bound.others`."""
         found = [self.signal(particles, costs, k, site) for k in range(len(costs)) if k != particle]
-        return sum(found[1:], found[0]) / len(found)
+        return total(found) / len(found)
+
+
+def _mean_sum(xp: Namespace, costs: Sequence[Costs]) -> Array:
+    """All terms together, a mean over particles."""
+    return sum((xp.sum(cost) for each in costs for cost in each.values()), xp.zeros(())) / len(costs)
 
 
 def _drawn_last(plan: Plan, name: str) -> bool:

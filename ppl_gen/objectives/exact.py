@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.estimators.base import Array, Arrays
+from ppl_gen.estimators.base import Arrays
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Loss, RunProgram, summed
+from ppl_gen.objectives.bound import Loss
+from ppl_gen.objectives.particles import RunProgram, summed
 from ppl_gen.program import Facts, Site
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class Exact:
@@ -36,12 +38,12 @@ class Exact:
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """See `Bound.__call__`."""
         run = summed(xp, run, plan.facts)
@@ -59,12 +61,12 @@ class Rarest(Exact):
 
     def __call__(
         self,
-        xp: Any,
+        xp: Namespace,
         run: RunProgram,
         keys: list[Any],
         plan: Plan,
-        weights: dict[str, Arrays],
-        averages: dict[str, Arrays],
+        weights: Mapping[str, Arrays],
+        averages: Mapping[str, Arrays],
     ) -> Loss:
         """See `Bound.__call__`."""
         one = run(keys[0], {}, list(plan))
@@ -83,16 +85,16 @@ def num_joint_values(facts: Facts) -> float:
 
 
 def _levels(site: Site) -> float:
-    if site.distribution == "Bernoulli":
+    if site.is_binary:
         return 2
-    return site.size or math.inf if site.distribution == "Categorical" and not site.event_shape else math.inf
+    return site.size or math.inf if site.is_categorical and not site.event_shape else math.inf
 
 
 def _elements(site: Site) -> int:
     return math.prod((*site.batch_shape, *site.event_shape))
 
 
-def joint_values(xp: Any, facts: Facts) -> Iterator[Mapping[str, Array]]:
+def joint_values(xp: Namespace, facts: Facts) -> Iterator[Mapping[str, Array]]:
     """Every joint value of the latents, as arrays."""
     sites = list(facts.latents())
     levels = [range(int(_levels(site))) for site in sites for _ in range(_elements(site))]
@@ -100,6 +102,6 @@ def joint_values(xp: Any, facts: Facts) -> Iterator[Mapping[str, Array]]:
         supply, fixed = iter(flat), {}
         for site in sites:
             values = np.array([next(supply) for _ in range(_elements(site))])
-            kind = xp.float32 if site.distribution == "Bernoulli" else xp.int64
+            kind = xp.float32 if site.is_binary else xp.int64
             fixed[site.name] = xp.reshape(xp.asarray(values, dtype=kind), (*site.batch_shape, *site.event_shape))
         yield fixed

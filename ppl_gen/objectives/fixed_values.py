@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array, refuse_moving_support
+from ppl_gen.estimators.base import refuse_moving_support
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.particles import Particles
+from ppl_gen.program.arrays import Array, total
 
 
 def asleep(particles: Particles, k: int) -> Array:
     """Gives log q of a dream, a draw of latents and data from the model, summed over the guide's sites and all rows; nats."""
     dream = particles.run(particles._fresh(k), {}, particles.cut, dream=True)
-    return -sum(particles.xp.sum(dream.terms["guide", name]) for name in particles.plan)
+    return -total([particles.xp.sum(dream.terms["guide", name]) for name in particles.plan])
 
 
 def refuse_dreams(plan: Plan) -> str | None:
@@ -19,7 +20,7 @@ def refuse_dreams(plan: Plan) -> str | None:
     alone = [name for name in plan if ("model", name) not in sites]
     if alone:
         return f"the model has no site '{alone[0]}' to dream of. Use ReweightedWakeSleep()"
-    factors = [site.name for site in sites.values() if site.role == "model" and site.distribution == "Unit"]
+    factors = [site.name for site in sites.values() if site.role == "model" and site.is_factor]
     if factors:
         return f"the model cannot be drawn from: factor '{factors[0]}'. Use ReweightedWakeSleep()"
     return None

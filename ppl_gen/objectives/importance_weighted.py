@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from ppl_gen.estimators.base import Array, refuse_own_noise
-from ppl_gen.estimators.pathwise import Pathwise
+from ppl_gen.estimators.base import refuse_own_noise
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
+from ppl_gen.objectives.particles import Particles
 from ppl_gen.objectives.weights import Weighted, normalised
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class ImportanceWeighted(Weighted):
@@ -34,13 +33,13 @@ class ImportanceWeighted(Weighted):
     def __init__(self, doubly_reparametrized: bool = False) -> None:
         self.doubly_reparametrized = doubly_reparametrized
 
-    def combine(self, xp: Any, log_weights: Array) -> Array:
+    def combine(self, xp: Namespace, log_weights: Array) -> Array:
         """See `Weighted.combine`."""
         return xp.logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
-        rough = [name for name, row in plan.rows.items() if not isinstance(row.estimator, Pathwise)]
+        rough = [name for name, row in plan.rows.items() if not row.estimator.pathwise]
         if self.doubly_reparametrized and rough:
             return (
                 f"site '{rough[0]}' is not pathwise, so that its log q has no second path. "

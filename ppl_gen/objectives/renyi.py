@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ppl_gen.estimators.base import Array
 from ppl_gen.objectives.importance_weighted import ImportanceWeighted
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class Renyi(ImportanceWeighted):
@@ -31,7 +29,7 @@ class Renyi(ImportanceWeighted):
         self.alpha = alpha
         self.kind = "lower_bound" if alpha >= 0 else "estimate"
 
-    def combine(self, xp: Any, log_weights: Array) -> Array:
+    def combine(self, xp: Namespace, log_weights: Array) -> Array:
         """See `Weighted.combine`."""
         power = 1.0 - self.alpha
         return super().combine(xp, power * log_weights) / power

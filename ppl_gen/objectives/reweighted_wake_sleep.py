@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
 from ppl_gen.objectives.fixed_values import asleep, refuse_at_fixed_values, refuse_dreams
 from ppl_gen.objectives.importance_weighted import ImportanceWeighted
+from ppl_gen.objectives.particles import Particles
 from ppl_gen.objectives.weights import normalised
+from ppl_gen.program.arrays import Array
 
 
 class ReweightedWakeSleep(ImportanceWeighted):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ppl_gen.estimators.base import Array
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Particles
 from ppl_gen.objectives.elbo import ELBO
 from ppl_gen.objectives.fixed_values import asleep, refuse_at_fixed_values, refuse_dreams
+from ppl_gen.objectives.particles import Particles
+from ppl_gen.program.arrays import Array
 
 
 class WakeSleep(ELBO):
@@ -36,12 +36,10 @@ class WakeSleep(ELBO):
 
     def live(self, particles: Particles, value: Array) -> Array:
         """See `Bound.live`."""
-        total = 0.0
-        for k, costs in enumerate(particles.costs):
-            total = total + sum(particles.xp.sum(cost) for (role, _), cost in costs.items() if role == "model")
-            if len(particles.plan):
-                total = total + asleep(particles, k)
-        return total / len(particles.costs)
+        xp, costs = particles.xp, particles.costs
+        awake = [xp.sum(cost) for each in costs for (role, _), cost in each.items() if role == "model"]
+        dreams = [asleep(particles, k) for k in range(len(costs)) if len(particles.plan)]
+        return sum([*awake, *dreams], xp.zeros(())) / len(costs)
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""

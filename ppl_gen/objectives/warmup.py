@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ppl_gen.estimators.base import Array
+from ppl_gen.program.arrays import Array, Namespace
 
 
 class Warmup:
@@ -32,7 +30,7 @@ class Warmup:
             )
         self.steps, self.start, self.end = steps, start, end
 
-    def at(self, xp: Any, step: Array) -> Array:
+    def at(self, xp: Namespace, step: Array) -> Array:
         """The value at a step, both 0-d arrays; a subclass may take another way from `start` to `end`."""
         return self.start + (self.end - self.start) * xp.clip(step / self.steps, 0.0, 1.0)
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ppl_gen.elimination.expectations import reduced
 from ppl_gen.errors import ProgramError
-from ppl_gen.estimators.base import Array
-from ppl_gen.estimators.double_control import DoubleControl
-from ppl_gen.estimators.enumerate import Enumerate
 from ppl_gen.estimators.plan import Plan
-from ppl_gen.objectives.bound import Bound, Costs, Particles
+from ppl_gen.objectives.bound import Bound
+from ppl_gen.objectives.particles import Costs, Particles
 from ppl_gen.program import Site, Term
+from ppl_gen.program.arrays import Array, Namespace
 
 
 def common_plates(plan: Plan) -> dict[str, int]:
@@ -46,25 +44,27 @@ class Weighted(Bound):
     same_rows = True
 
     @abstractmethod
-    def combine(self, xp: Any, log_weights: Array) -> Array:
+    def combine(self, xp: Namespace, log_weights: Array) -> Array:
         """The bound of each element, (particles, ...) to (...)."""
 
     def log_weight(self, particles: Particles, costs: Costs, *, role: str | None = None) -> Array:
         """One particle's log weight per element, unscaled, nats; with `role` only the model's or the guide's terms."""
         plates, factors = common_plates(particles.plan), particles.runs[0].factors
-        total: Any = particles.xp.zeros(())
+        total = particles.xp.zeros(())
         for term in sorted(moved_terms(particles.plan)):
             if role is None or term[0] == role:
                 _check_whole(term, factors.get(term, {}), plates)
                 total = total + self._per_element(particles.xp, costs[term], plates, factors.get(term, {}))
         return total
 
-    def _per_element(self, xp: Any, cost: Array, plates: Mapping[str, int], factors: Mapping[str, float]) -> Array:
+    def _per_element(
+        self, xp: Namespace, cost: Array, plates: Mapping[str, int], factors: Mapping[str, float]
+    ) -> Array:
         cost = reduced(xp.sum, cost, [dim for dim in range(-cost.ndim, 0) if dim not in plates.values()])
         scale = math.prod(factors.get(plate, 1.0) for plate in plates)
         return cost if isinstance(scale, float | int) and scale == 1 else cost / scale
 
-    def scale(self, particles: Particles) -> Any:
+    def scale(self, particles: Particles) -> float:
         """What an element's bound is multiplied by."""
         plates, factors = common_plates(particles.plan), particles.runs[0].factors
         term = next(iter(moved_terms(particles.plan)), None)
@@ -79,7 +79,7 @@ class Weighted(Bound):
         """The terms that no latent moves."""
         moved, costs = moved_terms(particles.plan), particles.costs
         apart = [particles.xp.sum(c) for each in costs for term, c in each.items() if term not in moved]
-        return sum(apart) / len(costs)
+        return sum(apart, particles.xp.zeros(())) / len(costs)
 
     def value(self, particles: Particles) -> Array:
         """See `Bound.value`."""
@@ -104,7 +104,7 @@ class Weighted(Bound):
 
     def refusal(self, plan: Plan) -> str | None:
         """See `Bound.refusal`."""
-        tried = [name for name, row in plan.rows.items() if isinstance(row.estimator, Enumerate)]
+        tried = [name for name, row in plan.rows.items() if row.estimator.enumerates]
         if tried and plan.num_particles > 1:
             return (
                 f"site '{tried[0]}' is enumerated, which would weigh its values inside the logarithm. "
@@ -120,7 +120,7 @@ class Weighted(Bound):
                     f"site '{name}' tries the elements of plate '{joined[0]}' side by side, and here they move one bound together. "
                     "Use LeaveOneOut() there, or ELBO()"
                 )
-        paired = [name for name, row in plan.rows.items() if isinstance(row.estimator, DoubleControl)]
+        paired = [name for name, row in plan.rows.items() if row.estimator.own_signals]
         if paired:
             return (
                 f"site '{paired[0]}' compares particles whose signals must be their own, and here all move one bound. "
@@ -129,13 +129,13 @@ class Weighted(Bound):
         return None
 
 
-def normalised(xp: Any, log_weights: Array) -> Array:
+def normalised(xp: Namespace, log_weights: Array) -> Array:
     """Weights that sum to one over the particles (the leading axis), without gradient."""
     log_weights = xp.stop_gradient(log_weights)
     return xp.exp(log_weights - xp.logsumexp(log_weights, axis=0, keepdims=True))
 
 
-def _check_whole(term: Term, factors: Mapping[str, Any], plates: Mapping[str, int]) -> None:
+def _check_whole(term: Term, factors: Mapping[str, float], plates: Mapping[str, int]) -> None:
     """Raise where rows are left out inside the logarithm: the result would be no bound of the whole data's."""
     for plate, factor in factors.items():
         if plate not in plates and isinstance(factor, float | int) and factor != 1.0:

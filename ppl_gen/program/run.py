@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl_gen.program.arrays import Array
 from ppl_gen.program.site import Term
 
 PLATE = "plate:"  # prefix of a subsampled plate's indices among the values of a run
@@ -22,7 +26,7 @@ class Choice(NamedTuple):
 class Draw(NamedTuple):
     """Stands among fixed values for a value made from a finite site's log masses and uniform noise, both (..., levels)."""
 
-    make: Callable[[object, object], object]
+    make: Callable[[Array, Array], Array]
 
 
 def assignments(sizes: Mapping[str, int]) -> list[dict[str, Choice]]:
@@ -52,18 +56,18 @@ class Run:
         trials: digits -> the run on other values of the sites that are enumerated; see `ppl_gen.elimination.trials`.
     """
 
-    values: dict[str, object] = field(default_factory=dict)
-    terms: dict[Term, object] = field(default_factory=dict)
-    logq: dict[str, object] = field(default_factory=dict)
-    inputs: dict[str, object] = field(default_factory=dict)
-    masses: dict[str, Callable[[], object]] = field(default_factory=dict)
-    parameters: dict[str, Callable[[], Mapping[str, object]]] = field(default_factory=dict)
-    divergences: dict[str, Callable[..., object]] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+    terms: dict[Term, Array] = field(default_factory=dict)
+    logq: dict[str, Array] = field(default_factory=dict)
+    inputs: dict[str, Array | None] = field(default_factory=dict)
+    masses: dict[str, Callable[[], Array]] = field(default_factory=dict)
+    parameters: dict[str, Callable[[], Mapping[str, Array]]] = field(default_factory=dict)
+    divergences: dict[str, Callable[..., Array | None]] = field(default_factory=dict)
     factors: dict[Term, dict[str, float]] = field(default_factory=dict)
-    records: dict[str, object] = field(default_factory=dict)
-    buffers: dict[str, object] = field(default_factory=dict)
+    records: dict[str, Array] = field(default_factory=dict)
+    buffers: dict[str, Array] = field(default_factory=dict)
     noise: bool = False
-    shown: dict[str, object] = field(default_factory=dict)
+    shown: dict[str, Array] = field(default_factory=dict)
     trials: dict[tuple[int, ...], Run] = field(default_factory=dict)
 
     @property
@@ -86,4 +90,4 @@ class Batch:
     args: tuple[object, ...] = ()
     kwargs: Mapping[str, object] = field(default_factory=dict)
     scale: float = 1.0
-    rows: object = None
+    rows: Array | NDArray[np.intp] | None = None

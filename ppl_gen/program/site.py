@@ -73,6 +73,26 @@ class Site:
         return self.distribution == "Unit"
 
     @property
+    def is_binary(self) -> bool:
+        """Whether its elements are independent and binary."""
+        return self.distribution == "Bernoulli"
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether its elements are independent and categorical: each an index."""
+        return self.distribution == "Categorical"
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether its elements are independent, and binary or categorical."""
+        return self.is_binary or self.is_categorical
+
+    @property
+    def gives_other_value(self) -> bool:
+        """Whether the value that it gives is another than the one its log density is of."""
+        return self.support == "real" and self.distribution.endswith("StraightThrough")
+
+    @property
     def is_point(self) -> bool:
         """Whether all mass lies on one value, which what is before it decides."""
         return self.distribution == "Delta"
@@ -127,6 +147,21 @@ class Latent:
     support: object
     num_values: int | None
     subsampled: bool
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its elements are binary; the libraries have several classes for them."""
+        return self.distribution.startswith("Bernoulli")
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether its elements are indices; likewise."""
+        return self.distribution.startswith("Categorical")
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether its elements are categorical, written as zeros and a one; likewise."""
+        return self.distribution.startswith("OneHotCategorical")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,18 +16,22 @@ the values of a column that is recorded more often, only such orders give the jo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen.backends.seeds import as_seed
-from ppl_gen.data.columns import Name, is_frame, show
+from ppl_gen.data.columns import Name, Rows, is_frame, show
 from ppl_gen.data.dataset import fingerprint
 from ppl_gen.data.schema import Schema
 from ppl_gen.evaluate.log_prob import LogProb
+from ppl_gen.program.arrays import Seed
 from ppl_gen.query.conditionals import Conditionals, Floats, Network, compact, ensemble_log_prob
 from ppl_gen.query.mixture import Mixture
 from ppl_gen.query.orders import Bools, Ints, Small, draw_orders
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Conditional", "condition", "ensemble_log_prob"]
 
@@ -36,9 +40,9 @@ def condition(
     network: Network,
     schema: Schema,
     of: Sequence[Name] | None = None,
-    given: Mapping[Name, Any] | Any = None,
+    given: Mapping[Any, object] | Rows | None = None,
     orders: int = 16,
-    seed: Any = 0,
+    seed: int = 0,
     fingerprint: str | None = None,
 ) -> Conditional:
     """The conditional distribution of the variables `of`, given evidence.
@@ -71,7 +75,7 @@ def condition(
     else:
         columns = _columns_of(of, schema, known)
         asked[:, columns] = True
-    index = getattr(given, "index", None) if is_frame(given) else None
+    index = given.index if is_frame(given) else None
     drawn = draw_orders(known, asked, orders, seed, schema.tiers)
     mixture = Mixture(Conditionals(network), schema.cardinalities, compact(codes), asked, drawn)
     return Conditional(mixture, schema, columns, not one_row, index, fingerprint)
@@ -107,7 +111,13 @@ class Conditional:
     """
 
     def __init__(
-        self, mixture: Mixture, schema: Schema, columns: Ints, many: bool, index: Any, fingerprint: str | None
+        self,
+        mixture: Mixture,
+        schema: Schema,
+        columns: Ints,
+        many: bool,
+        index: pd.Index[Any] | None,
+        fingerprint: str | None,
     ) -> None:
         self.of = tuple(schema.names[column] for column in columns)
         self._mixture, self._columns = mixture, columns
@@ -151,7 +161,7 @@ class Conditional:
             **self._notes,
         }
 
-    def log_prob(self, values: Any) -> LogProb:
+    def log_prob(self, values: Mapping[Any, object] | Rows) -> LogProb:
         """Log p(values | evidence), nats, exact for the mixture over the orders.
 
         Args:
@@ -170,7 +180,7 @@ class Conditional:
         mark = self._fingerprint or fingerprint(self._mixture.codes, asked, preprocessing=show(self.of))
         return LogProb(np.where(possible, value, -np.inf), 0.0, "exact", mark)
 
-    def sample(self, n: int, seed: Any = 0) -> Any:
+    def sample(self, n: int, seed: Seed = 0) -> Any:
         """Independent draws, each along one order that is drawn by its weight.
 
         Args:
@@ -192,7 +202,7 @@ class Conditional:
             return self._schema.decode(codes.reshape(n, len(self), -1))
         return self._schema.decode(codes).set_axis(self._sample_index(n), axis=0)
 
-    def marginals(self, num_samples: int = 1000, seed: Any = 0) -> dict[Name, Floats]:
+    def marginals(self, num_samples: int = 1000, seed: Seed = 0) -> dict[Name, Floats]:
         """The distribution of each single variable given the evidence.
 
         Exact where a row has at most 4096 completions. Else the mean of the conditionals met along
@@ -216,7 +226,7 @@ class Conditional:
         }
         return self._by_variable(mean)
 
-    def mean(self, num_samples: int = 1000, seed: Any = 0) -> Any:
+    def mean(self, num_samples: int = 1000, seed: Seed = 0) -> Any:
         """The expected value of each variable, shape (rows, len(of)), or a frame; from `marginals`.
 
         Raises:
@@ -238,7 +248,7 @@ class Conditional:
 
         return pd.DataFrame(means, columns=list(self.of), index=self._index)
 
-    def mode(self, sweeps: int = 10, seed: Any = 0) -> Any:
+    def mode(self, sweeps: int = 10, seed: Seed = 0) -> Any:
         """The most probable values of all variables together, shape (rows, len(of)), or a frame.
 
         Exact where a row has at most 4096 completions. Else the best of the completions that are greedy along
@@ -252,7 +262,7 @@ class Conditional:
         framed = self._index is not None and self._schema.form == "frame"
         return values.set_axis(self._index, axis=0) if framed else values
 
-    def _encode(self, values: Any) -> Floats:
+    def _encode(self, values: Mapping[Any, object] | Rows) -> Floats:
         """Values as codes (rows, len(of))."""
         if isinstance(values, Mapping):
             return self._schema.encode_evidence(values)
@@ -260,10 +270,11 @@ class Conditional:
             values = values[list(self.of)]
         elif not is_frame(values):
             values = np.asarray(values)
-            if values.ndim != 2 or values.shape[1] != len(self.of):
+            shape = values.shape
+            if len(shape) != 2 or shape[1] != len(self.of):
                 raise ValueError(
                     f"query.log_prob: expected values of shape (rows, {len(self.of)}), the columns "
-                    f"{show(self.of)}; got {values.shape}. Pass one column per variable asked for."
+                    f"{show(self.of)}; got {shape}. Pass one column per variable asked for."
                 )
         return self._schema.encode(values)
 

@@ -17,10 +17,10 @@ from ppl_gen.backends.held import numbers
 from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Estimator, Plan, make_plan
 from ppl_gen.objectives import ELBO
-from ppl_gen.objectives.bound import Bound
 from ppl_gen.program import PARAM, Batch, Facts
 from ppl_gen.training.again import check_host
 from ppl_gen.training.batches import plain_list
+from ppl_gen.training.model import model_of
 
 
 @dataclass
@@ -124,8 +124,7 @@ def _not_finite(bad: tuple[str, str]) -> ProgramError:
 
 def own_objective(model: Any) -> Any:
     """The objective that a model is made for; the ELBO where it names none."""
-    own = getattr(model, "objective", None)
-    return own if isinstance(own, Bound) else ELBO()
+    return model_of(model).objective or ELBO()
 
 
 def under(prepared: Prepared, objective: Any, seed: int, batch: Batch) -> Prepared:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from ppl_gen.backends.checks import broken_baseline
 from ppl_gen.backends.engine import A, Engine, Found, Optimizer
@@ -39,13 +39,13 @@ class Step(Generic[A]):
         """The objective on one batch."""
         xp, run = self.engine.xp, partial(self.engine.run, state, batch)
         keys = xp.split_key(key, self.plan.num_particles)
-        return self.objective(xp, run, keys, self.plan, state.weights, state.averages)
+        kept: Any = (state.weights, state.averages)  # objectives are written for arrays of any backend
+        return self.objective(xp, run, keys, self.plan, *kept)
 
     def value(self, state: State[A], key: A | None, batch: Batch) -> A:
         """The loss as it is in the end, whatever the objective is annealed by."""
         settled = {name: own for name, own in state.averages.items() if name != OWN}
-        value: A = self.loss(state._replace(averages=settled), key, batch).value
-        return value
+        return cast(A, self.loss(state._replace(averages=settled), key, batch).value)
 
     def gradients(self, state: State[A], key: A | None, batch: Batch) -> Found[A]:
         """Loss and gradients; every player has the gradient of the surrogate by its own part of the state."""
@@ -56,7 +56,7 @@ class Step(Generic[A]):
 
         found, loss = self.engine.gradient(surrogate, {player: getattr(state, player) for player in PLAYERS})
         averages, buffers = self.engine.carried(loss.averages, loss.buffers, state)
-        value = self.engine.xp.stop_gradient(loss.value)
+        value = cast(A, self.engine.xp.stop_gradient(loss.value))
         return Found(value, self.engine.all_finite(value, found, averages), found, averages, buffers)
 
     def update(self, state: State[A], found: Found[A]) -> State[A]:
@@ -79,7 +79,8 @@ class Step(Generic[A]):
         """
         if bool(self.engine.all_finite(found.loss)):
             for name, gradient in found.gradients["params"].items():
-                bad = [v for v in self.engine.xp.reshape(gradient, (-1,)).tolist() if not math.isfinite(v)]
+                values: Any = self.engine.xp.reshape(gradient, (-1,))
+                bad = [v for v in values.tolist() if not math.isfinite(v)]
                 if bad:
                     return (
                         f"param '{name}': expected a finite gradient; got {bad[0]} in {len(bad)} of its elements. Lower the "

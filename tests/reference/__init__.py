@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.language import Array, use
+from ppl_gen.language import use
 from tests.reference.dialect import MAX_BRANCHES, Branch, Breaks, Params, Reference
+from tests.reference.distributions import Array
 
 __all__ = ["LogJoint", "Reference", "elbo", "gradient", "initial_params", "log_joint"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.errors import ProgramError
-from ppl_gen.language import Array
 from ppl_gen.program.arrays import Namespace
 from tests.reference import distributions as laws
+from tests.reference.distributions import Array
 
 Params = Mapping[str, Any]
 Breaks = Mapping[str, Sequence[float]]
@@ -159,6 +159,10 @@ class Reference:
         if self.role == "guide":
             _refuse(f"factor '{name}'", "it stands in the guide")()
         self.sample(name, laws.Delta(0.0, log_factor), np.asarray(0.0), None)
+
+    def density(self, name: str, *args: Any) -> Any:
+        """See `ppl_gen.language.density`; the reference integrates over laws that it knows."""
+        return _refuse(f"density '{name}'", "its law is a function")()
 
     def _batch_shape(self, name: str, own: tuple[int, ...]) -> tuple[int, ...]:
         """The distribution's batch shape broadcast to the plates.

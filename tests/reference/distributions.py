@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ppl_gen.language import Array
+Array = Any  # NumPy's, or a number
 
 Rule = tuple[Array, Array]  # nodes (n, *shape), log of the quadrature weights of dz (0 for a finite support)
 

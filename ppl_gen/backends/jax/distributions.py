@@ -19,7 +19,7 @@ from ppl_gen.backends.divergence import finite_divergence
 from ppl_gen.backends.held import held
 from ppl_gen.backends.wrappers import Wrappers
 
-WRAPPERS: Wrappers[Distribution] = Wrappers(dist.MaskedDistribution, dist.Independent, dist.ExpandedDistribution)
+WRAPPERS = Wrappers(dist.MaskedDistribution, dist.Independent, dist.ExpandedDistribution)
 named, unmasked, is_unchecked = WRAPPERS.named, WRAPPERS.unmasked, WRAPPERS.is_unchecked
 
 
@@ -59,16 +59,17 @@ def _is_distribution(node: object) -> bool:
     return isinstance(node, dist.Distribution)
 
 
-def seen(distribution: Distribution, value: Array | np.ndarray) -> Array | np.ndarray:
+def seen(distribution: Distribution, value: Array | np.ndarray) -> Array:
     """The value with something feasible wherever a mask keeps it from counting, as NumPyro's own masked density has it."""
+    found: Any = value
     support = unmasked(distribution).support
     while isinstance(distribution, WRAPPERS.all):
         if isinstance(distribution, dist.MaskedDistribution) and distribution._mask is not True:
             mask = jnp.asarray(distribution._mask)
             mask = mask.reshape(mask.shape + (1,) * len(distribution.event_shape))
-            value = jnp.where(mask, value, support.feasible_like(value).astype(value.dtype))
+            found = jnp.where(mask, found, support.feasible_like(found).astype(found.dtype))
         distribution = distribution.base_dist
-    return value
+    return found
 
 
 def corrected(distribution: Distribution) -> Distribution:

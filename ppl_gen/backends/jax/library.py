@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
-from ppl_gen.backends.interface import Message
+from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax.distributions import (
     bad_argument,
     choose,
@@ -52,10 +52,7 @@ __all__ = [
 ]
 
 
-NumPyroSite = Message[jax.Array, Distribution]
-
-
-def log_density(message: NumPyroSite, distribution: Distribution) -> jax.Array:
+def log_density(message: Message[jax.Array], distribution: Distribution) -> jax.Array:
     """The log density of a site's value, nats, before the scales around it."""
     return jnp.asarray(corrected(distribution).log_prob(message.value, *message.args, **message.kwargs))
 
@@ -96,12 +93,12 @@ def constraint_of(distribution: Distribution) -> Any:
     return unmasked(distribution).support or constraints.real
 
 
-def counted(message: NumPyroSite) -> jax.Array | np.ndarray:
+def counted(message: Message[jax.Array]) -> jax.Array:
     """A site's value with something feasible wherever it does not count."""
     return seen(message.distribution, np.asarray(message.value))
 
 
-def check_distribution(message: NumPyroSite) -> None:
+def check_distribution(message: Message[jax.Array]) -> None:
     """Raise on a distribution whose parameters are not as they should be."""
     bad = bad_argument(message.distribution)
     if bad is not None:

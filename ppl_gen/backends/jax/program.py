@@ -16,7 +16,7 @@ import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.contrib.module import ParamShape
-from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions import biject_to, constraints
 
 from ppl_gen import language
 from ppl_gen.backends.dreams import Dream, dreamt
@@ -163,7 +163,7 @@ class Program:
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Observer[jax.Array, Distribution] | None = None,
+        observer: Observer[jax.Array] | None = None,
         predictive: bool = False,
         guide: bool = True,
         first: bool = False,
@@ -184,7 +184,7 @@ class Program:
         )
 
         @contextmanager
-        def handle(recorder: Recorder[jax.Array, Distribution]) -> Iterator[None]:
+        def handle(recorder: Recorder[jax.Array]) -> Iterator[None]:
             with handlers.seed(rng_seed=keys[int(recorder.role == "model")]), Handler(recorder, table):
                 yield
 

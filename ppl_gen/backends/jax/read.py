@@ -10,18 +10,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import Distribution
 from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
 from ppl_gen.backends.held import instances
+from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax import library
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, user_line
 from ppl_gen.backends.jax.distributions import unmasked, values_to_try
 from ppl_gen.backends.jax.graph import follow
 from ppl_gen.backends.jax.known import Known
-from ppl_gen.backends.jax.library import NumPyroSite
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.samplers import refuse_sampler
 from ppl_gen.backends.jax.supports import is_diagonal, limits_of, within
@@ -119,7 +118,7 @@ class _First:
         )
         self.run.values |= {s.name: self.run.records[s.name] for s in self.sites.values() if is_summed(s, self.sites)}
 
-    def _look(self, message: NumPyroSite) -> None:
+    def _look(self, message: Message[jax.Array]) -> None:
         self.notes.extend(check_site(library, message, self.sites))
         site = site_of(library, message)
         if site.role == "guide" and site.is_factor and site.name.split("/")[-1] in self._annealed:

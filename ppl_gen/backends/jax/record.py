@@ -6,11 +6,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from numpyro.distributions import Distribution
 from numpyro.primitives import Messenger
 
 from ppl_gen.backends.interface import Frame, Message
-from ppl_gen.backends.jax.library import NumPyroSite
 from ppl_gen.backends.record import Recorder
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Choice, Draw
@@ -37,7 +35,7 @@ class Handler(Messenger):
         params: the parameters.
     """
 
-    def __init__(self, recorder: Recorder[jax.Array, Distribution], params: Table) -> None:
+    def __init__(self, recorder: Recorder[jax.Array], params: Table) -> None:
         super().__init__()
         self.recorder, self.params = recorder, params
         self._sizes: dict[str, int] = {}  # plate -> its full size
@@ -105,7 +103,7 @@ class Handler(Messenger):
         given = {n: v for n, v in self.recorder.fixed.items() if not isinstance(v, Choice | Draw)}
         msg["kwargs"]["substitute_stack"].append(("substitute", given))
 
-    def _check_flow(self, message: NumPyroSite) -> None:
+    def _check_flow(self, message: Message[jax.Array]) -> None:
         """Sites inside `scan` and `cond` come out once all is done: values go in beforehand, or not at all."""
         if message.observed:
             if self.recorder.predictive:
@@ -121,7 +119,7 @@ class Handler(Messenger):
                 "other estimator can hold or try their values there; got another. Write the steps as a Python loop."
             )
 
-    def _message(self, msg: NumPyroMessage) -> NumPyroSite:
+    def _message(self, msg: NumPyroMessage) -> Message[jax.Array]:
         before_transforms = msg.get("intermediates")
         return Message(
             role=self.recorder.role,

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr
-from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 
+from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.jax.calls import part
 from ppl_gen.backends.jax.compiled import NOTHING, REALS, on_host
 from ppl_gen.backends.jax.distributions import arrays, held_arrays, named, unmasked
-from ppl_gen.backends.jax.library import NumPyroSite
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.samplers import IN_DENSITIES, IN_DRAWS, draw, strangers
 from ppl_gen.backends.jax.supports import ends_inside, ends_of
@@ -170,7 +169,7 @@ class _Look:
         self.ending: set[str] = set()
         self.own: set[Term] = set()
 
-    def __call__(self, message: NumPyroSite) -> None:
+    def __call__(self, message: Message[jax.Array]) -> None:
         """Take what is inside a site, and its density."""
         term, fn = message.term, message.distribution
         hidden, start = held_arrays(fn), len(self.outputs)
@@ -203,7 +202,7 @@ class _Look:
         except Exception:  # whatever a user's sampler does that cannot be traced
             return None
 
-    def _density(self, message: NumPyroSite) -> None:
+    def _density(self, message: Message[jax.Array]) -> None:
         """A site's log density, element by element: as its distribution has it, and as masks and scales leave it."""
         term, fn, value, scale = message.term, message.distribution, message.value, message.scale
         if not message.is_bookkeeping and strangers(fn, IN_DENSITIES):

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
 from ppl_gen.backends.held import CALLED, held, parts_of
+from ppl_gen.backends.interface import Distribution
 
 LIBRARIES = ("torch", "pyro", "ppl_gen", "builtins", "collections", "weakref", "functools")
 

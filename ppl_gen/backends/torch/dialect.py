@@ -24,6 +24,7 @@ dist = pyro.distributions
 Carry = TypeVar("Carry")
 Each = TypeVar("Each")
 Made = TypeVar("Made")
+dist = pyro.distributions
 
 
 def _logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Independent
 from torch.distributions.utils import lazy_property
 
 from ppl_gen.backends.divergence import finite_divergence
+from ppl_gen.backends.interface import Distribution
 from ppl_gen.backends.torch.masks import named, unmasked
 from ppl_gen.backends.torch.supports import num_values
 
@@ -83,7 +86,8 @@ def divergence(q: Distribution, p: Distribution) -> Tensor | None:
     kinds = {type(named(d)).__name__ for d in (q, p)}
     if kinds in ({"Bernoulli"}, {"Categorical"}) and num_values(q) == num_values(p):
         return finite_divergence(torch, log_masses(q), log_masses(p), len(q.event_shape))
+    formula: Any = torch.distributions.kl_divergence
     try:
-        return torch.distributions.kl_divergence(q, p)
+        return formula(q, p)
     except NotImplementedError:
         return None

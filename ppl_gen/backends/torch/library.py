@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
-from ppl_gen.backends.interface import Message
+from ppl_gen.backends.interface import Distribution, Message, core_of
 from ppl_gen.backends.torch import supports
 from ppl_gen.backends.torch.distributions import divergence, features, is_reparametrized, log_masses, parameters
-from ppl_gen.backends.torch.masks import is_unchecked, leaves_out_nan, named, unmasked
-from ppl_gen.backends.torch.supports import num_values, seen, support
+from ppl_gen.backends.torch.masks import is_unchecked, leaves_out_nan, unmasked
+from ppl_gen.backends.torch.supports import num_values, support
 from ppl_gen.errors import ProgramError
 
 __all__ = [
@@ -45,17 +45,14 @@ __all__ = [
 ]
 
 
-PyroSite = Message[Tensor, Distribution]
-
-
-def log_density(message: PyroSite, distribution: Distribution) -> Tensor:
+def log_density(message: Message[Tensor], distribution: Distribution) -> Tensor:
     """The log density of a site's value, nats, before the masks and scales around it.
 
     What no mask lets count may hold anything, NaN too.
     """
     value = message.value
     if message.observed and isinstance(value, Tensor) and not message.is_bookkeeping:
-        value = seen(distribution, message.mask, value)
+        value = supports.seen(distribution, message.mask, value)
     with _settled(distribution):
         found: Tensor = distribution.log_prob(value, *message.args, **message.kwargs)
     return found if isinstance(found, Tensor) else torch.as_tensor(float(found))
@@ -99,13 +96,13 @@ def as_now(value: Tensor | float) -> Tensor | float:
 
 def choose(distribution: Distribution, index: int) -> Tensor:
     """The `index`-th value of a finite distribution, at every batch element."""
-    core: Any = named(distribution)
+    core, batch = core_of(distribution), torch.Size(distribution.batch_shape)
     values = core.enumerate_support(expand=False)
     values = values.reshape((len(values),) + core.event_shape)
     num_elements = math.prod(distribution.event_shape) // math.prod(core.event_shape)
     digits = [(index // len(values) ** place) % len(values) for place in range(num_elements)]
     value: Tensor = values[torch.tensor(digits, device=values.device)].reshape(distribution.event_shape)
-    return value.expand(distribution.batch_shape + distribution.event_shape).clone()
+    return value.expand(batch + torch.Size(distribution.event_shape)).clone()
 
 
 def num_features(distribution: Distribution) -> int | None:
@@ -124,14 +121,14 @@ def satisfies(constraint: Any, value: Tensor) -> np.ndarray:
     return to_host(constraint.check(value))
 
 
-def counted(message: PyroSite) -> Tensor:
+def counted(message: Message[Tensor]) -> Tensor:
     """A site's value, constant, with something feasible wherever it does not count."""
     own = message.distribution
-    value = seen(own, message.mask, torch.as_tensor(message.value)).detach()
+    value = supports.seen(own, message.mask, torch.as_tensor(message.value)).detach()
     return value.nan_to_num(0.0, torch.inf, -torch.inf) if leaves_out_nan(own) else value
 
 
-def check_distribution(message: PyroSite) -> None:
+def check_distribution(message: Message[Tensor]) -> None:
     """Raise on a latent whose distribution states no support."""
     if not message.observed and supports.constraint_of(unmasked(message.distribution)) is None:
         raise ProgramError(

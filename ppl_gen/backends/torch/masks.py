@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Independent
 
+from ppl_gen.backends.interface import Distribution
 from ppl_gen.backends.wrappers import Wrappers
 
-WRAPPERS: Wrappers[Distribution] = Wrappers(dist.MaskedDistribution, Independent, dist.ExpandedDistribution)
+WRAPPERS = Wrappers(dist.MaskedDistribution, Independent, dist.ExpandedDistribution)
 named, unmasked, is_unchecked = WRAPPERS.named, WRAPPERS.unmasked, WRAPPERS.is_unchecked
 
 

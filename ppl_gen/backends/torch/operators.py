@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from functools import cached_property
 from types import FunctionType
 from typing import Any
 
@@ -46,7 +44,6 @@ FROM_OUTSIDE = frozenset("lift_fresh from_file empty empty_strided empty_like ne
 UNSAFE_PIECES = ("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
 
 
-@dataclass(frozen=True)
 class Operation:
     """One aten operation that was done.
 
@@ -55,22 +52,26 @@ class Operation:
         args: its positional arguments.
         kwargs: its keyword arguments.
         out: its result, or results.
+        name: `add` for `aten.add_.Tensor`.
+        tags: what torch says of the operator.
+        results: the tensors of its result.
+        buffers: what batch normalization writes, and does not read, in training.
+        inputs: the tensors whose values it reads.
+        written: tensors whose memory it writes as its schema says, and whether autograd follows the write.
+        targets: all tensors whose memory it writes.
     """
 
-    func: Operator
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    out: Any
-
-    @cached_property
-    def name(self) -> str:
-        """`add` for `aten.add_.Tensor`."""
-        return name_of(self.func)
-
-    @cached_property
-    def tags(self) -> Collection[torch.Tag]:
-        """What torch says of the operator."""
-        return getattr(self.func, "tags", ())
+    def __init__(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: object) -> None:
+        self.func, self.args, self.kwargs = func, args, kwargs
+        self.out: Any = out
+        self.name = name_of(func)
+        self.tags: Collection[torch.Tag] = getattr(func, "tags", ())
+        self.results = list(tensors_in(out))
+        self.buffers = _running_statistics(self.name, args)
+        operands = () if self.name in SHAPE_ONLY else (args, kwargs)
+        self.inputs = [tensor for tensor in tensors_in(operands) if not is_among(tensor, self.buffers)]
+        self.written = _written(func, args, kwargs)
+        self.targets = [*(tensor for tensor, _ in self.written), *self.buffers]
 
     @property
     def is_own(self) -> bool:
@@ -86,45 +87,6 @@ class Operation:
     def tells(self) -> bool:
         """Whether the host reads its results, or their shapes."""
         return torch.Tag.data_dependent_output in self.tags or torch.Tag.dynamic_output_shape in self.tags
-
-    @cached_property
-    def results(self) -> list[Tensor]:
-        """The tensors of its result."""
-        return list(tensors_in(self.out))
-
-    @cached_property
-    def inputs(self) -> list[Tensor]:
-        """The tensors whose values it reads."""
-        operands = () if self.name in SHAPE_ONLY else (self.args, self.kwargs)
-        return [tensor for tensor in tensors_in(operands) if not is_among(tensor, self.buffers)]
-
-    @cached_property
-    def buffers(self) -> list[Tensor]:
-        """What batch normalization writes, and does not read, in training; most schemas do not say so."""
-        training = self.name.endswith("batch_norm") and len(self.args) > 5 and self.args[5] is True
-        return list(tensors_in(self.args[3:5])) if training else []
-
-    @cached_property
-    def written(self) -> list[tuple[Tensor, bool]]:
-        """Tensors whose memory it writes as its schema says, and whether autograd follows the write."""
-        schema = getattr(self.func, "_schema", None)
-        if schema is None or not schema.is_mutable or torch.Tag.inplace_view in self.tags:
-            return []
-        returned = any(value.alias_info is not None for value in schema.returns)
-        given = [
-            self.args[i] if i < len(self.args) else self.kwargs.get(a.name) for i, a in enumerate(schema.arguments)
-        ]
-        return [
-            (tensor, returned and not argument.is_out)
-            for argument, value in zip(schema.arguments, given, strict=True)
-            if argument.alias_info is not None and argument.alias_info.is_write
-            for tensor in tensors_in(value)
-        ]
-
-    @cached_property
-    def targets(self) -> list[Tensor]:
-        """All tensors whose memory it writes."""
-        return [*(tensor for tensor, _ in self.written), *self.buffers]
 
     def host_reads(self, subscript: Sequence[Tensor]) -> list[Tensor]:
         """The inputs that decide a Python number or a shape; those in a subscript do not: `x[k]` stays a tensor."""
@@ -157,6 +119,27 @@ class Operation:
         return self.name in STEPS or any(kind in self.name for kind in ("bessel", "polynomial", "airy"))
 
 
+def _written(func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, bool]]:
+    """Tensors whose memory an operator writes, and whether autograd follows the write."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or not schema.is_mutable or torch.Tag.inplace_view in getattr(func, "tags", ()):
+        return []
+    returned = any(value.alias_info is not None for value in schema.returns)
+    given = [args[i] if i < len(args) else kwargs.get(a.name) for i, a in enumerate(schema.arguments)]
+    return [
+        (tensor, returned and not argument.is_out)
+        for argument, value in zip(schema.arguments, given, strict=True)
+        if argument.alias_info is not None and argument.alias_info.is_write
+        for tensor in tensors_in(value)
+    ]
+
+
+def _running_statistics(name: str, args: tuple[Any, ...]) -> list[Tensor]:
+    """What batch normalization writes, and does not read, in training; most schemas do not say so."""
+    training = name.endswith("batch_norm") and len(args) > 5 and args[5] is True
+    return list(tensors_in(args[3:5])) if training else []
+
+
 def tensors_in(value: object) -> Iterator[Tensor]:
     """The tensors in nested containers."""
     if isinstance(value, Tensor):
@@ -170,7 +153,7 @@ def tensors_in(value: object) -> Iterator[Tensor]:
 
 def is_among(tensor: Tensor, tensors: Collection[Tensor]) -> bool:
     """Whether it is one of these."""
-    return any(tensor is one for one in tensors)
+    return bool(tensors) and any(tensor is one for one in tensors)
 
 
 def is_inexact(tensor: Tensor) -> bool:

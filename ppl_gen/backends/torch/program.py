@@ -11,7 +11,6 @@ import torch
 from pyro import poutine
 from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ppl_gen import language
@@ -94,7 +93,7 @@ class Program(Learned):
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Observer[Tensor, Distribution] | None = None,
+        observer: Observer[Tensor] | None = None,
         param: Callable[[PyroMessage], Tensor] | None = None,
         predictive: bool = False,
         guide: bool = True,
@@ -115,7 +114,7 @@ class Program(Learned):
             judging=self.judging,
         )
 
-        def handle(recorder: Recorder[Tensor, Distribution]) -> Handler:
+        def handle(recorder: Recorder[Tensor]) -> Handler:
             return Handler(recorder, param or self._param, self.loops, leaves=self.differentiates)
 
         with torch.enable_grad() if self.differentiates else nullcontext():

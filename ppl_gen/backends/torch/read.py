@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ppl_gen.backends import checks
+from ppl_gen.backends.interface import Message
 from ppl_gen.backends.labels import Label, labelled
 from ppl_gen.backends.survey import Survey, Surveyed, check_again, check_proposals, check_site, label_of
 from ppl_gen.backends.torch import library
 from ppl_gen.backends.torch.generators import RandomState, random_state, same_random_state, set_random_state
-from ppl_gen.backends.torch.library import PyroSite
 from ppl_gen.backends.torch.outside import validation
 from ppl_gen.backends.torch.paths import Answers, Paths, follow
 from ppl_gen.backends.torch.program import Program
@@ -72,7 +73,7 @@ def _first_run(program: Program, batch: Batch, notes: list[str]) -> dict[Term, L
     labels: dict[Term, Label] = {}
     notes.clear()  # of a run that was broken off
 
-    def look(message: PyroSite) -> None:
+    def look(message: Message[Tensor]) -> None:
         notes.extend(check_site(library, message, labels, check_values=program.checks_values))
         labels[message.term] = label_of(library, message)
 

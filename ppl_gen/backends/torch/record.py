@@ -9,11 +9,10 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ppl_gen.backends.interface import Frame, Message
 from ppl_gen.backends.record import Recorder
-from ppl_gen.backends.torch.library import PyroSite, as_now
+from ppl_gen.backends.torch.library import as_now
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE
 
@@ -41,7 +40,7 @@ class Handler(Messenger):
 
     def __init__(
         self,
-        recorder: Recorder[Tensor, Distribution],
+        recorder: Recorder[Tensor],
         param: Callable[[PyroMessage], Tensor],
         loops: dict[str, int] | None = None,
         *,
@@ -95,7 +94,7 @@ class Handler(Messenger):
         self.recorder.note(message)
         msg["value"] = message.value  # an observer may put another in its place
 
-    def _message(self, msg: PyroMessage) -> PyroSite:
+    def _message(self, msg: PyroMessage) -> Message[Tensor]:
         frames = [frame for frame in msg["cond_indep_stack"] if frame.vectorized]
         return Message(
             role=self.recorder.role,

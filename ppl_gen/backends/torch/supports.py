@@ -8,9 +8,10 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, biject_to, constraints
+from torch.distributions import Independent, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from ppl_gen.backends.interface import Distribution
 from ppl_gen.backends.torch.intervals import UNKNOWN, YES_OR_NO, Range
 from ppl_gen.backends.torch.masks import counted, named, unmasked
 from ppl_gen.program.bounds import UNIT, Bounds

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
+from ppl_gen.backends.interface import Distribution, Message
 from ppl_gen.backends.survey import site_of
 from ppl_gen.backends.torch import library
 from ppl_gen.backends.torch.contents import held_tensors, is_users, tensors, untouched
 from ppl_gen.backends.torch.generators import random_state, set_random_state
 from ppl_gen.backends.torch.graph import Tracker
-from ppl_gen.backends.torch.library import PyroSite
 from ppl_gen.backends.torch.masks import unmasked
 from ppl_gen.backends.torch.paths import Answers
 from ppl_gen.backends.torch.program import Program
@@ -101,7 +100,7 @@ class _Look:
                 self.labelled[name] = self.tracker.source(PARAM + name, leaf)
         return self.program._param(msg)
 
-    def __call__(self, message: PyroSite) -> None:
+    def __call__(self, message: Message[Tensor]) -> None:
         """Note a site, and have the program go on with a latent's value as a source."""
         traced, tracker, own = self.traced, self.tracker, message.distribution
         if tracker.read_at:
@@ -117,7 +116,7 @@ class _Look:
             found = tracker.words.strays(_weighed_density(message, tracker), message.plates)
             traced.strays |= {(key, site.term, plate) for key, plate in found}
 
-    def _latent(self, message: PyroSite, site: Site) -> None:
+    def _latent(self, message: Message[Tensor], site: Site) -> None:
         tracker, own, value = self.tracker, message.distribution, message.value
         self.traced.values[site.name] = [value, *values_to_try(own, value.detach())]
         message.value = tracker.source(site.name, _leaf(value, site))
@@ -125,7 +124,7 @@ class _Look:
         tracker.pieces.latent(site.name, message.value)
         self._mark(message.value, site)
 
-    def _prior(self, message: PyroSite, site: Site) -> None:
+    def _prior(self, message: Message[Tensor], site: Site) -> None:
         """What the model makes of a value that the guide drew."""
         traced, own = self.traced, message.distribution
         prior = unmasked(own)
@@ -144,7 +143,7 @@ class _Look:
                 self.tracker.words.mark(value, key, plate, dim - len(site.event_shape))
 
 
-def _weighed_density(message: PyroSite, tracker: Tracker) -> list[Tensor]:
+def _weighed_density(message: Message[Tensor], tracker: Tracker) -> list[Tensor]:
     """A site's log density, and what it is scaled and masked by, as far as marks reach them; nothing else is noted."""
     own = message.distribution
     inside = [*tensors(own), *held_tensors(own), *_tensors_of(message.value)]
@@ -173,7 +172,7 @@ def _leaf(value: Tensor, site: Site) -> Tensor:
     return value.requires_grad_() * 1.0 if site.support == "real" and site.reparametrized else value
 
 
-def _site(message: PyroSite, tracker: Tracker) -> Site:
+def _site(message: Message[Tensor], tracker: Tracker) -> Site:
     """A site, and what reaches it."""
     own, value = message.distribution, message.value
     behind = held_tensors(own)
@@ -200,7 +199,7 @@ def _site(message: PyroSite, tracker: Tracker) -> Site:
     )
 
 
-def _with_density(site: Site, message: PyroSite, tracker: Tracker) -> Site:
+def _with_density(site: Site, message: Message[Tensor], tracker: Tracker) -> Site:
     """The site with the ways into its log density, which is no library's, in place of those into its parts."""
     own: Any = message.distribution
     for name, constraint in own.arg_constraints.items():
@@ -211,7 +210,7 @@ def _with_density(site: Site, message: PyroSite, tracker: Tracker) -> Site:
         return replace(site, reach={**site.reach, **tracker.reach(library.log_density(message, own))})
 
 
-def _refuse_sampler(message: PyroSite, tracker: Tracker) -> str | None:
+def _refuse_sampler(message: Message[Tensor], tracker: Tracker) -> str | None:
     """Why a sampler is not differentiated, whatever it says: the libraries' are trusted, a user's is looked at."""
     own, value = message.distribution, message.value
     if message.observed or not isinstance(value, Tensor) or not is_users(own):
