@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Run, Term
@@ -86,7 +87,7 @@ def check_dreams(dream: Callable[..., Any], batch: Batch, seed: int) -> None:
                 )
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: ArrayLike, other: ArrayLike) -> bool:
     """Whether two arrays hold the same numbers, up to rounding."""
     return bool(np.allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5, equal_nan=True))
 

@@ -82,7 +82,7 @@ def _platforms() -> set[str]:
     return {d.platform for d in jax.devices()} | {"cpu"}
 
 
-def array(value: Any, device: str = "cpu") -> Any:
+def array(value: object, device: str = "cpu") -> Any:
     """Arrays, of torch too, as JAX arrays of the default float or integer type on the device; all else as it is."""
     foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
     values = np.asarray(value) if foreign else None
@@ -92,10 +92,11 @@ def array(value: Any, device: str = "cpu") -> Any:
     return jnp.asarray(values) if place is None else jax.device_put(jnp.asarray(values), place)
 
 
-def to_numpy(value: Any) -> Any:
+def to_numpy(value: object) -> np.ndarray:
     """An array as a NumPy array; a random key as the words it is made of."""
-    is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(value) if is_key else value)
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(value))
+    return np.asarray(value)
 
 
 def dream(
@@ -168,7 +169,7 @@ def host_function(prepared: Prepared, state: State, function: Callable[..., Any]
     program = prepared.program
     owner, text = getattr(function, "__self__", None), getattr(function, "__func__", function)
 
-    def compiled(params: Any, *args: Any) -> Any:
+    def compiled(params: Mapping[str, jax.Array], *args: Any) -> Any:
         return program.compiled.get(
             ("host", Same(owner, text)), lambda: lambda params, *args: program.apply(params, function, *args)
         )(params, *args)

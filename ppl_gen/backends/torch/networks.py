@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ class Networks:
     def discovering(self) -> Iterator[None]:
         """Note every network that is called, so that its buffers become ours before they change."""
 
-        def meet(module: nn.Module, _: Any) -> None:
+        def meet(module: nn.Module, _: object) -> None:
             if not torch.compiler.is_compiling():
                 inside = getattr(module, "_orig_mod", module)  # of torch.compile, whose own parts pass by unseen
                 for part in (module,) if inside is module else inside.modules():

@@ -138,7 +138,7 @@ def _noise(site: str, like: Tensor) -> Tensor:
     return torch.rand_like(like)
 
 
-def _proposal(guide: Any) -> Any:
+def _proposal(guide: Callable[..., Any]) -> Callable[..., Any]:
     """The guide; one of Pyro's that runs the model beneath a handler, without what the model observes."""
     if isinstance(guide, GuideMessenger):
         return poutine.block(guide, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
