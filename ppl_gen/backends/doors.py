@@ -56,7 +56,7 @@ class Watch:
         super().__init__()
         self.call = call
 
-    def process_message(self, msg: Any) -> None:
+    def process_message(self, msg: Mapping[str, Any]) -> None:
         """Report a statement."""
         self.call(msg.get("name"))
 

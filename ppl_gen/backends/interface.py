@@ -194,15 +194,16 @@ class Library(Protocol[A]):
     def check_distribution(self, message: Message[A], /) -> None:
         """Raise on a distribution that cannot be."""
 
-    def to_host(self, value: Any, /) -> np.ndarray:
+    def to_host(self, value: object, /) -> np.ndarray:
         """An array, or a plain number, as a NumPy array."""
 
 
-def core_of(distribution: Any) -> Any:
+def core_of(distribution: Distribution) -> Any:
     """The named distribution beneath masks, expansion and event dimensions."""
-    while type(distribution).__name__ in WRAPPERS:
-        distribution = distribution.base_dist
-    return distribution
+    core: Any = distribution
+    while type(core).__name__ in WRAPPERS:
+        core = core.base_dist
+    return core
 
 
 def kind_of(distribution: Distribution) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppl_gen.backends.interface import Distribution, core_of
 from ppl_gen.program import Facts, Term
 
 ToHost = Callable[[Any], np.ndarray]
@@ -29,16 +30,17 @@ class Mask(NamedTuple):
         return Mask(self.counts & outer.astype(bool).reshape(outer.shape + (1,) * self.inner), self.inner)
 
 
-def mask_of(distribution: Any, to_host: ToHost) -> Mask:
+def mask_of(distribution: Distribution, to_host: ToHost) -> Mask:
     """The mask inside a distribution; true everywhere where it has none."""
-    kind = type(distribution).__name__
+    wrapper: Any = distribution
+    kind = type(wrapper).__name__
     if kind == "MaskedDistribution":
-        return mask_of(distribution.base_dist, to_host).joined(to_host(distribution._mask))
+        return mask_of(wrapper.base_dist, to_host).joined(to_host(wrapper._mask))
     if kind == "Independent":
-        found = mask_of(distribution.base_dist, to_host)
-        return Mask(found.counts, found.inner + distribution.reinterpreted_batch_ndims)
+        found = mask_of(wrapper.base_dist, to_host)
+        return Mask(found.counts, found.inner + wrapper.reinterpreted_batch_ndims)
     if kind == "ExpandedDistribution":
-        return mask_of(distribution.base_dist, to_host)
+        return mask_of(wrapper.base_dist, to_host)
     return Mask(np.ones((), dtype=bool), 0)
 
 
@@ -52,11 +54,9 @@ def alike(one: Mask, other: Mask) -> bool:
         return False
 
 
-def is_computed(distribution: Any, value: object, to_host: ToHost) -> bool:
+def is_computed(distribution: Distribution, value: object, to_host: ToHost) -> bool:
     """Whether a site is a point mass on its very value, of no log density where it counts."""
-    point = distribution
-    while type(point).__name__ in ("MaskedDistribution", "Independent", "ExpandedDistribution"):
-        point = point.base_dist
+    point = core_of(distribution)
     if type(point).__name__ != "Delta" or not _same(point.v, value):
         return False
     log_density = to_host(point.log_density)

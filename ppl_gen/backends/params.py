@@ -39,10 +39,11 @@ def inside(library: Library[A], name: str, constraint: Any, value: A) -> A:
     return value
 
 
-def _is_simplex(constraint: Any) -> bool:
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return type(constraint).__name__ == "_Simplex"
+def _is_simplex(constraint: object) -> bool:
+    bare: Any = constraint
+    while hasattr(bare, "base_constraint"):
+        bare = bare.base_constraint
+    return type(bare).__name__ == "_Simplex"
 
 
 def fitting(leaves: Mapping[str, A], params: Mapping[str, Any]) -> Iterator[tuple[str, A, np.ndarray]]:

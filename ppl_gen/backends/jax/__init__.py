@@ -95,7 +95,7 @@ def loading() -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def array(value: Any, device: str = "cpu") -> Any:
+def array(value: object, device: str = "cpu") -> Any:
     """Arrays, of torch too, as JAX arrays of the default float or integer type on the device; all else as it is."""
     foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
     values = np.asarray(value) if foreign else None
@@ -105,10 +105,11 @@ def array(value: Any, device: str = "cpu") -> Any:
     return jnp.asarray(values) if place is None else jax.device_put(jnp.asarray(values), place)
 
 
-def to_numpy(value: Any) -> Any:
+def to_numpy(value: object) -> np.ndarray:
     """An array as a NumPy array; a random key as the words it is made of."""
-    is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(value) if is_key else value)
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(value))
+    return np.asarray(value)
 
 
 def dream(
@@ -164,14 +165,14 @@ def relabelled(prepared: Prepared, state: State, batch: Batch) -> Facts:
     """The program's facts before any sum, with masks and scales as they are on this batch."""
     program, (params, buffers) = cast(Program, prepared.program), state
     with prepared.session():
-        key = jax.random.key(program.seed)
+        key = program.key()
         run = partial(program.run, params, buffers, key, batch)
         return _relabelled(library, lambda look: run(observer=look), prepared.plan.facts.whole)
 
 
 def is_finite(program: Program, batch: Batch) -> bool:
     """Whether every term of one run is finite. Call inside a session."""
-    run = program.run(program.params, program.buffers, jax.random.key(program.seed), batch)
+    run = program.run(program.params, program.buffers, program.key(), batch)
     return doors.is_finite(library, run)
 
 
@@ -181,7 +182,7 @@ def host_function(prepared: Prepared, state: State, function: Callable[..., Any]
     program = cast(Program, prepared.program)
     owner, text = getattr(function, "__self__", None), getattr(function, "__func__", function)
 
-    def compiled(params: Any, *args: Any) -> Any:
+    def compiled(params: Mapping[str, jax.Array], *args: Any) -> Any:
         return program.compiled.get(
             ("host", Same(owner, text)), lambda: lambda params, *args: program.apply(params, function, *args)
         )(params, *args)

@@ -109,6 +109,6 @@ def check_distribution(message: Message[jax.Array]) -> None:
         )
 
 
-def to_host(value: Any) -> np.ndarray:
+def to_host(value: object) -> np.ndarray:
     """An array, or a plain number, as a NumPy array."""
     return np.asarray(value)

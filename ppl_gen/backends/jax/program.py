@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import random
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax import Array
+from jax.typing import ArrayLike
 from numpyro import handlers
 from numpyro.contrib.module import ParamShape
 from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.constraints import Constraint
 
 from ppl_gen import language
 from ppl_gen.backends.dreams import Dream, dreamt
@@ -30,7 +33,7 @@ from ppl_gen.backends.record import Recorder, record
 from ppl_gen.backends.turns import turn
 from ppl_gen.program import Batch, Run
 
-Array = Any
+T = TypeVar("T")
 
 
 def find_device(name: str) -> Any:
@@ -77,10 +80,11 @@ class Program:
         ] = {}  # leaves of networks whose weights are sample sites: of them only shapes count
         self._trees: dict[str, tuple[list[str], Any]] = {}  # message name -> (leaf names, tree)
 
-    def placed(self, tree: Any) -> Any:
+    def placed(self, tree: T) -> T:
         """The same arrays on the program's device, where it is not JAX's own choice."""
         place = find_device(self.device)
-        return tree if place is None else jax.device_put(tree, place)
+        placed: T = tree if place is None else jax.device_put(tree, place)
+        return placed
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
@@ -163,7 +167,7 @@ class Program:
         fixed: Mapping[str, Any] | None = None,
         cut: Collection[str] = (),
         *,
-        observer: Observer[jax.Array] | None = None,
+        observer: Observer[Array] | None = None,
         predictive: bool = False,
         guide: bool = True,
         first: bool = False,
@@ -184,7 +188,7 @@ class Program:
         )
 
         @contextmanager
-        def handle(recorder: Recorder[jax.Array]) -> Iterator[None]:
+        def handle(recorder: Recorder[Array]) -> Iterator[None]:
             with handlers.seed(rng_seed=keys[int(recorder.role == "model")]), Handler(recorder, table):
                 yield
 
@@ -212,7 +216,7 @@ class Program:
             return function(*args)
 
 
-def _noise(key: jax.Array, site: str, like: jax.Array) -> jax.Array:
+def _noise(key: Array, site: str, like: Array) -> Array:
     """Of a site: NumPyro's own draws have their own keys."""
     return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(site.encode())), like.shape)
 
@@ -233,7 +237,8 @@ class _Table:
         return jax.tree.unflatten(tree, transformed)
 
     def _constrained(self, name: str) -> Array:
-        constraint, value = self.program.constraints[name], self.params.get(name, self.program._replaced.get(name))
+        constraint = self.program.constraints[name]
+        value: Any = self.params.get(name, self.program._replaced.get(name))
         return value if constraint is constraints.real else biject_to(constraint)(value)
 
     def meet(self, msg: NumPyroMessage) -> Any:
@@ -255,7 +260,7 @@ class _Table:
         self.seen += [(name, msg["value"]), (name, value)]
         return value
 
-    def _start(self, name: str, leaf: Any, constraint: Any) -> None:
+    def _start(self, name: str, leaf: ArrayLike, constraint: Constraint) -> None:
         value = jnp.asarray(leaf)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(float)
@@ -265,7 +270,7 @@ class _Table:
         self.program.params[name] = self.params[name] = jnp.array(unconstrained)
 
 
-def public_name(name: str, path: Any) -> str:
+def public_name(name: str, path: Sequence[object]) -> str:
     """A parameter's dotted name: the statement's, then the way to the leaf inside a network's tree."""
     parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
     return ".".join([name.removesuffix("$params"), *parts])

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from numpyro.infer import autoguide
 
 from ppl_gen.backends import checks
@@ -35,8 +36,6 @@ from ppl_gen.program import NOISE, PARAM, PLATE, Batch, Facts, Path, Run, Site, 
 from ppl_gen.program.bounds import ANY
 from ppl_gen.program.independence import Mixes, mixes_all
 from ppl_gen.program.outcomes import BY_DATA
-
-Array = Any
 
 ANNEALED = (autoguide.AutoDAIS, autoguide.AutoSurrogateLikelihoodDAIS, autoguide.AutoSemiDAIS)
 FACTORS = ("_factor", "_z_0_factor", "_local_dais_factor")  # of NumPyro's annealed guides, which do not declare them

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from ppl_gen.backends.record import Recorder
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import PLATE, Choice, Draw
 
+T = TypeVar("T")
 NumPyroMessage = dict[str, Any]
 DRAWN = ("sample", "plate", "control_flow")
 
@@ -135,6 +136,7 @@ class Handler(Messenger):
         )
 
 
-def copy_tree(holder: Any) -> Any:
+def copy_tree(holder: T) -> T:
     """The same leaves in containers of their own, which the program may change in place."""
-    return jax.tree.map(lambda leaf: leaf, holder)
+    copied: T = jax.tree.map(lambda leaf: leaf, holder)
+    return copied

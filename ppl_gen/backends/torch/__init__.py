@@ -80,7 +80,7 @@ def loading() -> AbstractContextManager[object]:
     return torch.device("cpu")
 
 
-def array(value: Any, device: str = "cpu") -> Any:
+def array(value: object, device: str = "cpu") -> Any:
     """Arrays, of JAX too, as tensors of the default float or integer type; all else as it is."""
     if isinstance(value, Tensor):
         return value.to(device)
@@ -96,7 +96,7 @@ def array(value: Any, device: str = "cpu") -> Any:
     return value
 
 
-def to_numpy(value: Any) -> Any:
+def to_numpy(value: object) -> np.ndarray:
     """A tensor as a NumPy array."""
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from ppl_gen.backends.interface import Distribution, Message, core_of
 from ppl_gen.backends.torch import supports
@@ -59,18 +60,19 @@ def log_density(message: Message[Tensor], distribution: Distribution) -> Tensor:
 
 
 @contextmanager
-def _settled(distribution: Any) -> Iterator[None]:
+def _settled(distribution: Distribution) -> Iterator[None]:
     """Without checks of values, which a distribution made outside of the program may do, and with masks as they are now."""
+    part: Any = distribution
     with ExitStack() as stack:
-        while distribution is not None:
-            own = vars(distribution)
+        while part is not None:
+            own = vars(part)
             if own.get("_validate_args"):
-                stack.callback(setattr, distribution, "_validate_args", True)
-                distribution._validate_args = False
+                stack.callback(setattr, part, "_validate_args", True)
+                part._validate_args = False
             if isinstance(own.get("_mask"), Tensor):
-                stack.callback(setattr, distribution, "_mask", own["_mask"])
-                distribution._mask = own["_mask"].clone()
-            distribution = getattr(distribution, "base_dist", None)
+                stack.callback(setattr, part, "_mask", own["_mask"])
+                part._mask = own["_mask"].clone()
+            part = getattr(part, "base_dist", None)
         yield
 
 
@@ -116,7 +118,7 @@ def constraint_of(distribution: Distribution) -> Any:
     return supports.constraint_of(unmasked(distribution)) or constraints.real
 
 
-def satisfies(constraint: Any, value: Tensor) -> np.ndarray:
+def satisfies(constraint: Constraint, value: Tensor) -> np.ndarray:
     """Where a value lies in a constraint."""
     return to_host(constraint.check(value))
 
@@ -136,6 +138,6 @@ def check_distribution(message: Message[Tensor]) -> None:
         )
 
 
-def to_host(value: Any) -> np.ndarray:
+def to_host(value: object) -> np.ndarray:
     """An array, or a plain number, as a NumPy array."""
     return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)

@@ -17,8 +17,9 @@ from ppl_gen.backends.labels import Label, labelled
 from ppl_gen.backends.survey import Survey, Surveyed, check_again, check_proposals, check_site, label_of
 from ppl_gen.backends.torch import library
 from ppl_gen.backends.torch.generators import RandomState, random_state, same_random_state, set_random_state
+from ppl_gen.backends.torch.outside import validation
 from ppl_gen.backends.torch.paths import Answers, Paths, follow
-from ppl_gen.backends.torch.program import Program, validation
+from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.trace import Traced, trace
 from ppl_gen.errors import ProgramError
 from ppl_gen.program import Batch, Facts, Term, named_alike
