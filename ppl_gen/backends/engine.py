@@ -101,13 +101,14 @@ class Engine(Protocol[A]):
     """One framework at work on one program, made from (program, facts, compile, steps of the run).
 
     Attributes:
-        how: how steps are taken, and why so.
-        xp: array namespace.
         jitted: whether Python values are read once, when a step is compiled, and not looked at again.
     """
 
-    how: str
     jitted: bool
+
+    @property
+    def how(self) -> str:
+        """How steps are taken, and why so."""
 
     @property
     def xp(self) -> Namespace:
