@@ -225,7 +225,7 @@ for verb in (infer.fit, infer.plan, infer.gradient, infer.check):
     try:
         verb(model, guide, y, device="cpu:7")
     except ValueError as error:
-        assert "expected 'auto' or one of cpu:0, cpu:1; got 'cpu:7'" in str(error), error
+        assert "expected 'auto', 'all' or one of cpu:0, cpu:1; got 'cpu:7'" in str(error), error
     else:
         raise AssertionError
 """
@@ -235,6 +235,36 @@ def test_a_fit_runs_on_the_device_asked_for() -> None:
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", ON_A_DEVICE], env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+ON_ALL_DEVICES = """
+import jax, numpy as np
+from ppl_gen import infer, models
+x = (np.random.default_rng(0).random((64, 12)) < 0.4).astype(np.float32)
+for batch_size in (None, 16, 24):  # the last leaves 16 rows over
+    one, all = (
+        infer.fit(models.SigmoidBeliefNet(12, hidden=(5,)), data=x, steps=12, batch_size=batch_size, backend="jax",
+                  device=device, learning_rate=0.01, progress=False)
+        for device in ("cpu", "all")
+    )
+    np.testing.assert_allclose(all.losses, one.losses, rtol=1e-5)
+    for name, value in one.params.items():
+        np.testing.assert_allclose(all.params[name], value, atol=1e-4)
+    parts = [shard.data.shape for shard in all._source.arrays[0].addressable_shards]
+    assert parts == [(32, 12), (32, 12)], parts
+    assert all.device == "cpu:all"
+    every = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(all._trainer.values.params)}
+    assert every == {2}, every
+"""
+
+
+def test_rows_split_among_devices_give_the_losses_of_one() -> None:
+    """Random draws too: JAX's do not hang on where they are made."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ALL_DEVICES], env={**os.environ, **flags}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

@@ -82,7 +82,8 @@ def fit(
         objective: None means the model's own `objective`, else the ELBO, which is the exact likelihood without latents.
         backend: "torch" or "jax"; None notices it.
         device: "auto" takes a GPU where the backend sees one and the program can run there; or a name, such as "cpu" or
-            "cuda:1", which is used or refused.
+            "cuda:1", which is used or refused. On JAX "all" splits the rows among all devices of the default kind; a batch
+            whose rows they cannot share equally is worked out on each.
         seed: of everything random, a whole number or a JAX key; nothing global is touched.
         compile: "auto", True or False.
         validation: data of the same form, evaluated a few times per pass; the best parameters are kept.

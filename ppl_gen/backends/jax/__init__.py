@@ -20,9 +20,10 @@ from ppl_gen.backends.doors import Watch, drawn
 from ppl_gen.backends.dreams import redrawn
 from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import LEAVES_TRACER, Same
+from ppl_gen.backends.jax.devices import ALL, find_device, names, put, put_rows
 from ppl_gen.backends.jax.engine import Engine
 from ppl_gen.backends.jax.optimizers import name_of as optimizer_name
-from ppl_gen.backends.jax.program import Program, find_device
+from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.jax.read import read, survey
 from ppl_gen.backends.params import fitting
 from ppl_gen.backends.survey import relabelled as _relabelled
@@ -62,27 +63,25 @@ class on_any_statement(Watch, Messenger):
 
 
 def resolve_device(device: str) -> str:
-    """The device meant: auto is JAX's default device.
+    """The device meant: auto is JAX's default device, and all are all of that kind, the rows split among them.
 
     Raises:
         ValueError: a device that is not there.
     """
     if device == "auto":
         return jax.default_backend()
+    if device == ALL:
+        return f"{jax.default_backend()}:{ALL}"
     platform, colon, number = device.partition(":")
     wanted = {"cuda": "gpu"}.get(platform, platform) + colon + number
     try:
         find_device(wanted)
     except (RuntimeError, ValueError):
-        known = sorted({f"{d.platform}:{i}" for p in _platforms() for i, d in enumerate(jax.devices(p))})
         raise ValueError(
-            f"device: expected 'auto' or one of {', '.join(known)}; got {device!r}, which JAX does not see here. Name one of these."
+            f"device: expected 'auto', 'all' or one of {', '.join(names())}; got {device!r}, which JAX does not see here. Name one "
+            "of these."
         ) from None
     return wanted
-
-
-def _platforms() -> set[str]:
-    return {d.platform for d in jax.devices()} | {"cpu"}
 
 
 def held_elsewhere(device: str, *programs: object) -> list[str]:
@@ -99,10 +98,9 @@ def array(value: object, device: str = "cpu") -> Any:
     """Arrays, of torch too, as JAX arrays of the default float or integer type on the device; all else as it is."""
     foreign = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.generic)
     values = np.asarray(value) if foreign else None
-    place = find_device(device)
     if values is None or values.dtype.kind not in "fiub":
-        return jax.device_put(value, place) if place is not None and isinstance(value, jax.Array) else value
-    return jnp.asarray(values) if place is None else jax.device_put(jnp.asarray(values), place)
+        return put(value, device) if isinstance(value, jax.Array) else value
+    return put_rows(jnp.asarray(values), device)
 
 
 def to_numpy(value: object) -> np.ndarray:

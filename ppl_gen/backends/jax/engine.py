@@ -14,6 +14,7 @@ from jax import Array
 from ppl_gen.backends.engine import Advanced, Aux, Fixed, Found, Parts, Source, Tree
 from ppl_gen.backends.jax import compiled, dialect, library, trees
 from ppl_gen.backends.jax.compiled import ARRAYS, LEAVES_TRACER, NOTHING, Compiled, Same, user_line
+from ppl_gen.backends.jax.devices import split_rows
 from ppl_gen.backends.jax.optimizers import Optimizer
 from ppl_gen.backends.jax.program import Program
 from ppl_gen.backends.survey import culprit
@@ -172,7 +173,7 @@ class Engine:
             build: Build = lambda given, _: join(given)  # noqa: E731
         else:  # rows of one table
             rows, given = np.zeros((CHUNK, len(chunk[0])), dtype=np.int32), arrays
-            build = lambda given, rows: compiled.on_host(source.build(given, rows), level)  # noqa: E731
+            build = lambda given, rows: self._spread(compiled.on_host(source.build(given, rows), level))  # noqa: E731
             key = (level, rows.shape, *compiled.shapes(given))
             rows[: len(chunk)] = chunk
 
@@ -187,6 +188,12 @@ class Engine:
             _, losses, good = take(True, len(chunk))
             after, _, _ = take(True, int(good))
         return after, np.asarray(losses), int(good)
+
+    def _spread(self, batch: Batch) -> Batch:
+        """The rows of a minibatch, split among several devices as the data are."""
+        length = 0 if batch.rows is None else batch.rows.shape[0]
+        args, kwargs = split_rows((batch.args, dict(batch.kwargs)), length, self.program.device)
+        return Batch(args, kwargs, batch.scale, batch.rows)
 
     def _many(
         self,

@@ -26,6 +26,7 @@ from ppl_gen.backends.dreams import Dream, dreamt
 from ppl_gen.backends.interface import Observer
 from ppl_gen.backends.jax import dialect, library
 from ppl_gen.backends.jax.compiled import Compiled
+from ppl_gen.backends.jax.devices import find_device, put
 from ppl_gen.backends.jax.record import Handler, NumPyroMessage, copy_tree
 from ppl_gen.backends.jax.uncompiled import uncompiled
 from ppl_gen.backends.params import inside, refuse_late
@@ -34,22 +35,6 @@ from ppl_gen.backends.turns import turn
 from ppl_gen.program import Batch, Run
 
 T = TypeVar("T")
-
-
-def find_device(name: str) -> Any:
-    """The device of this name ("cpu:1"); None for the platform that JAX chooses by itself.
-
-    Raises:
-        RuntimeError: no such platform.
-        ValueError: no device of that number.
-    """
-    platform, _, number = name.partition(":")
-    if not number and platform == jax.default_backend():
-        return None
-    devices = jax.devices(platform)
-    if not (number or "0").isdigit() or int(number or 0) >= len(devices):
-        raise ValueError(number)
-    return devices[int(number or 0)]
 
 
 class Program:
@@ -82,9 +67,7 @@ class Program:
 
     def placed(self, tree: T) -> T:
         """The same arrays on the program's device, where it is not JAX's own choice."""
-        place = find_device(self.device)
-        placed: T = tree if place is None else jax.device_put(tree, place)
-        return placed
+        return put(tree, self.device)
 
     @contextmanager
     def session(self, seed: int | None = None, *, train: bool = True) -> Iterator[None]:
