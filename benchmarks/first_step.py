@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     threads = int(os.environ.get("OMP_NUM_THREADS", 1))
     parser.add_argument("--threads", type=int, default=threads, help="default: OMP_NUM_THREADS or 1")
     options = parser.parse_args(argv)
-    options.run_length = options.steps
+    options.run_length, options.device = options.steps, "cpu"
     return options
 
 

@@ -16,6 +16,7 @@ from ppl_gen.errors import NonFinite, ProgramError
 from ppl_gen.estimators import Baseline, Constant, Enumerate, Estimator, LeaveOneOut, MovingAverage, Pathwise, Score
 from ppl_gen.estimators.base import Estimate, View
 from ppl_gen.evaluate import measure as measuring
+from ppl_gen.evaluate import selection
 from ppl_gen.evaluate.measure import Measured, evaluations
 from ppl_gen.evaluate.rare import seldom_better
 from ppl_gen.evaluate.relative import relative
@@ -182,8 +183,9 @@ BITS = (np.random.default_rng(0).random((20, 6)) < 0.4).astype(float)
 
 
 def test_a_long_fit_measures_first_and_a_short_one_goes_by_facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "WARM_UP", 10)
-    monkeypatch.setattr(measuring, "SAMPLES", 30)
+    for module in (measuring, selection):
+        monkeypatch.setattr(module, "WARM_UP", 10)
+    monkeypatch.setattr(selection, "SAMPLES", 30)
     prepared, _ = read(small_net, small_guide, BITS, "torch", None)
     plans = trials(prepared, {})
     assert {"Score", "DisArm"} <= set(plans) and "Enumerate" not in plans  # 4096 values of twelve units
@@ -220,9 +222,9 @@ def test_a_choice_along_a_trajectory_is_made_at_all_its_points(monkeypatch: pyte
         seen.append({name: np.array(value) for name, value in prepared.program.constrain().items()})
         return run(prepared, *args, **options)
 
-    run = measuring.measure
-    monkeypatch.setattr(measuring, "measure", record)
-    monkeypatch.setattr(measuring, "SAMPLES", 20)
+    run = selection.measure
+    monkeypatch.setattr(selection, "measure", record)
+    monkeypatch.setattr(selection, "SAMPLES", 20)
     prepared, batch = read(small_net, small_guide, BITS, "jax", None)
     points = [dict(prepared.program.params), {n: np.asarray(v) + 0.5 for n, v in prepared.program.params.items()}]
     plans = {name: plan for name, plan in trials(prepared, {}).items() if name in ("Score", "DisArm")}
@@ -462,7 +464,7 @@ def test_a_gradient_of_zero_agrees_only_where_nothing_is_drawn_either() -> None:
 def test_a_candidate_with_a_gradient_that_is_not_finite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["bernoulli"]
     broken = {"Fixed": Times(float("nan"), Constant(0.3)), "Times": Times(float("nan"))}
-    monkeypatch.setattr(measuring, "candidates", lambda plan: {**broken, "Score": Score()})
+    monkeypatch.setattr(selection, "candidates", lambda plan: {**broken, "Score": Score()})
     best = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True)
     assert type(best["z"].estimator) is Score
     assert "left out, as its gradient of 'logit' is not finite: Fixed" in str(best)
@@ -478,7 +480,7 @@ def test_a_candidate_that_is_not_exact_in_the_mean_is_left_out(monkeypatch: pyte
             return right._replace(surrogate=0.0 * right.surrogate)
 
     case = CASES["bernoulli"]
-    monkeypatch.setattr(measuring, "candidates", lambda plan: {"Silent": Silent(), "Score": Score()})
+    monkeypatch.setattr(selection, "candidates", lambda plan: {"Silent": Silent(), "Score": Score()})
     best = infer.plan(case.model, case.guide, case.data, backend="torch", measure=True)
     assert type(best["z"].estimator) is Score
     assert "left out, as its gradient is not the exact one" in str(best) and "Silent" in str(best)
