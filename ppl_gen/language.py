@@ -35,6 +35,9 @@ class Distribution(Protocol):
     def mask(self, mask: Array | bool, /) -> Distribution:
         """The same, its log density counted where `mask` (an array, or one truth value) says."""
 
+    def log_prob(self, value: Array, /) -> Array:
+        """The log density of a value, nats."""
+
 
 class Dialect(Protocol):
     """What a backend offers to portable programs."""

@@ -222,7 +222,7 @@ def test_a_choice_along_a_trajectory_is_made_at_all_its_points(monkeypatch: pyte
         seen.append({name: np.array(value) for name, value in prepared.program.constrain().items()})
         return run(prepared, *args, **options)
 
-    run = selection.measure
+    run = measuring.measure
     monkeypatch.setattr(selection, "measure", record)
     monkeypatch.setattr(selection, "SAMPLES", 20)
     prepared, batch = read(small_net, small_guide, BITS, "jax", None)

@@ -53,6 +53,14 @@ SAME: dict[str, Callable[[], Any]] = {
     "halves": lambda: jnp.arange(4.0).astype(jnp.bfloat16) * 2,
     "edges": lambda: jax.lax.erf_inv(jnp.array([-1.0, 0.0, 0.5, 1.0, 2.0])),
     "maxima": lambda: (jnp.argmax(jnp.array([[1.0, 3.0, 3.0]]), -1), jnp.max(jnp.array([1.0, jnp.nan]))),
+    "inner product": lambda: jnp.dot(jnp.arange(3.0), jnp.arange(3.0)),
+    "bits of all": lambda: (jnp.bitwise_or.reduce(jnp.array([4, 2, 1])), jnp.bitwise_and.reduce(jnp.array([6, 3]))),
+    "a product in a wider type": lambda: jax.lax.dot(
+        jnp.full(3, 100, jnp.int8), jnp.full(3, 100, jnp.int8), preferred_element_type=jnp.int32
+    ),
+    "half precision": lambda: jnp.cumsum(jnp.ones(3000, jnp.float16))[-1],
+    "a maximum of nothing": lambda: jnp.max(jnp.zeros(0), initial=-jnp.inf),
+    "keys of four words": lambda: jax.random.key_data(jax.random.split(jax.random.key(1, impl="rbg"), 3)[1]),
     "cut": lambda: jax.lax.dynamic_slice(jnp.arange(5), (jnp.asarray(4),), (3,)),
     "loop": lambda: jax.lax.scan(lambda c, x: (c + x, c), 0.0, jnp.arange(4.0)),
     "compiled": lambda: jax.jit(lambda x: jnp.sort(jnp.sin(x)) + 1)(jnp.arange(5.0)),
@@ -67,6 +75,17 @@ def test_numpy_gives_what_jax_gives(name: str) -> None:
     for own, other in zip(found, expected, strict=True):
         assert isinstance(own, jax.Array) and own.aval == other.aval and own.committed == other.committed
         np.testing.assert_allclose(own, other, rtol=2e-6, atol=2e-6)
+
+
+def test_an_array_has_memory_of_its_own() -> None:
+    """Where memory is aligned, as here, JAX could share it with NumPy."""
+    buffer = np.zeros(64, np.float32)
+    start = (-buffer.ctypes.data // 4) % 16
+    work = buffer[start : start + 32]
+    with uncompiled.uncompiled():
+        made = [jnp.array(work), jnp.asarray(work).ravel(), jax.lax.slice(jnp.asarray(work), (0,), (8,))]
+    work[:] = 5.0
+    assert all((np.asarray(array) == 0).all() for array in made)
 
 
 def test_arrays_of_a_device_stay_there() -> None:
@@ -109,7 +128,7 @@ def test_a_program_that_needs_its_values_is_read_as_it_is() -> None:
 
 def test_what_only_jax_can_do_is_done_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
-        raise TypeError("not by NumPy")
+        raise RuntimeError("not by NumPy")
 
     monkeypatch.setitem(operations.FUNCTIONS, "mul", fail)
     starts = []

@@ -9,6 +9,11 @@ from numpyro import handlers
 from numpyro.distributions import Distribution, constraints
 
 
+def _is_own(message: dict[str, object]) -> bool:
+    """Whether a statement inside a draw is nobody else's: all but parameters."""
+    return message["type"] != "param"
+
+
 class Density(Distribution):
     """A distribution made of two functions; its shapes are those of a value and of that value's log density.
 
@@ -41,7 +46,7 @@ class Density(Distribution):
         """
         if sample_shape:
             raise NotImplementedError(f"one draw at a time; got sample_shape {tuple(sample_shape)}")
-        with handlers.block(), handlers.seed(rng_seed=key):
+        with handlers.block(hide_fn=_is_own), handlers.seed(rng_seed=key):
             return jax.lax.stop_gradient(self._draw())
 
     def log_prob(self, value: jax.Array) -> jax.Array:

@@ -98,16 +98,18 @@ def _erf(params: Any, a: Array) -> Array:
     return found
 
 
-def _dot(params: Any, a: Array, b: Array) -> Array:
+def _dot(params: Any, a: Array, b: Array) -> Any:
     """One matrix product: dimensions in the order batch, those of `a`, those of `b`."""
+    if a.dtype != b.dtype or params["preferred_element_type"] not in (None, a.dtype):
+        return NotImplemented  # XLA adds up in the type of the result
     (sum_a, sum_b), (batch_a, batch_b) = params["dimension_numbers"]
     free_a = [i for i in range(a.ndim) if i not in (*sum_a, *batch_a)]
     free_b = [i for i in range(b.ndim) if i not in (*sum_b, *batch_b)]
     batch, left, right = ([v.shape[i] for i in p] for v, p in ((a, batch_a), (a, free_a), (b, free_b)))
     width = math.prod(a.shape[i] for i in sum_a)
-    a = a.transpose(*batch_a, *free_a, *sum_a).reshape(*batch, math.prod(left), width)
-    b = b.transpose(*batch_b, *sum_b, *free_b).reshape(*batch, width, math.prod(right))
-    return (a @ b).reshape(*batch, *left, *right)
+    a = a.transpose(*batch_a, *free_a, *sum_a).reshape((*batch, math.prod(left), width))
+    b = b.transpose(*batch_b, *sum_b, *free_b).reshape((*batch, width, math.prod(right)))
+    return (a @ b).reshape((*batch, *left, *right))
 
 
 def _reduce(function: Function) -> Function:
@@ -209,8 +211,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "reduce_prod": _reduce(np.prod),
     "reduce_max": _reduce(np.max),
     "reduce_min": _reduce(np.min),
-    "reduce_and": _reduce(np.all),
-    "reduce_or": _reduce(np.any),
+    "reduce_and": _reduce(np.bitwise_and.reduce),
+    "reduce_or": _reduce(np.bitwise_or.reduce),
     "argmax": _first(np.argmax),
     "argmin": _first(np.argmin),
     "cumsum": _scan(np.cumsum),
@@ -224,7 +226,7 @@ FUNCTIONS: Mapping[str, Function] = {
 
 
 def apply(name: str, params: Any, operands: Any, results: Any) -> list[Array]:
-    """A primitive's results, of these types, by NumPy; none where it has no such function.
+    """A primitive's results, of these types, by NumPy; none where it has no such function, or that one refuses.
 
     Args:
         name: of the primitive.
@@ -234,7 +236,10 @@ def apply(name: str, params: Any, operands: Any, results: Any) -> list[Array]:
     """
     function = FUNCTIONS.get(name)
     with np.errstate(all="ignore"):
-        found = NotImplemented if function is None else function(params, *operands)
+        try:
+            found = NotImplemented if function is None else function(params, *operands)
+        except (ArithmeticError, TypeError, ValueError):  # a maximum of nothing, a power that overflows
+            return []
         if found is NotImplemented:
             return []
         many = found if isinstance(found, tuple) else (found,)

@@ -87,12 +87,12 @@ def _by_numpy(primitive: Any, args: Sequence[Any], params: Any) -> list[jax.Arra
     found, _ = primitive.abstract_eval(*avals, **params)
     results = found if primitive.multiple_results else [found]
     if kind is not None:
-        if primitive.name not in MOVES:
+        if primitive.name not in MOVES or not all(map(_has_two_words, args)):
             return None
         words = apply(primitive.name, params, list(map(_words, args)), [(r.shape, np.uint64) for r in results])
         return [jax.random.wrap_key_data(_halves(own), impl=kind) for own in words] or None
-    if any(aval.dtype.kind not in "fiub" for aval in (*results, *avals)):
-        return None
+    if any(aval.dtype.kind not in "fiub" or aval.dtype == np.float16 for aval in (*results, *avals)):
+        return None  # half precision is added up in full by XLA
     operands = [np.asarray(arg, aval.dtype) for arg, aval in zip(args, avals, strict=True)]
     values = apply(primitive.name, params, operands, [(r.shape, r.dtype) for r in results])
     return [_array(value, like) for value, like in zip(values, results, strict=False)] or None
@@ -105,6 +105,10 @@ def _is_free(arg: Any) -> bool:
 
 def _is_key(aval: Any) -> bool:
     return bool(jnp.issubdtype(aval.dtype, jax.dtypes.prng_key))
+
+
+def _has_two_words(arg: Any) -> bool:
+    return not _is_key(typeof(arg)) or jax.random.key_data(arg).shape[-1] == 2
 
 
 def _words(arg: Any) -> Any:
@@ -120,8 +124,8 @@ def _halves(words: Any) -> jax.Array:
 
 
 def _array(value: Any, like: Any) -> jax.Array:
-    """A NumPy array as a JAX array that is as weakly typed."""
-    array = jax.device_put(value)
+    """A NumPy array as a JAX array that is as weakly typed, with memory of its own: what it was made of may be the user's."""
+    array = jax.device_put(np.array(value))
     if not like.weak_type:
         return array
     return ArrayImpl(

@@ -42,7 +42,7 @@ class Density(TorchDistribution):
         """
         if sample_shape:
             raise NotImplementedError(f"one draw at a time; got sample_shape {tuple(sample_shape)}")
-        with torch.no_grad(), poutine.block():
+        with torch.no_grad(), poutine.block(hide_types=["sample"]):
             return self._draw().detach()
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -139,5 +139,8 @@ def check_distribution(message: Message[Tensor]) -> None:
 
 
 def to_host(value: object) -> np.ndarray:
-    """An array, or a plain number, as a NumPy array."""
-    return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+    """An array, or a plain number, as a NumPy array, which has no bfloat16."""
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    own = value.detach().cpu()
+    return np.asarray((own.float() if own.dtype == torch.bfloat16 else own).numpy())
