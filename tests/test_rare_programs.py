@@ -592,3 +592,18 @@ def test_a_kink_written_by_hand_costs_noise_and_the_plan_says_how_to_write_it(ha
     plan = infer.plan(model, guide, lib.array(0.7), backend=backend)
     assert isinstance(plan["z"].estimator, Score if hand_written else Pathwise)
     assert ("write it with relu, abs, maximum or clip" in str(plan)) == hand_written
+
+
+def test_parameters_of_half_precision_train_and_are_saved(tmp_path: Any) -> None:
+    """NumPy has no bfloat16: what leaves torch is single precision."""
+
+    def model(x: Any) -> None:
+        weight = pyro.param("weight", torch.zeros(2, dtype=torch.bfloat16))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", pyro.distributions.Normal(weight.float().sum(), 1.0), obs=x)
+
+    fit = infer.fit(model, data=np.ones(4, np.float32), steps=300, learning_rate=0.01, progress=False)
+    assert fit.params["weight"].sum() == pytest.approx(1.0, abs=0.05)
+    fit.save(tmp_path / "fit")
+    again = infer.load(tmp_path / "fit", model)
+    assert (again.params["weight"] == fit.params["weight"]).all()

@@ -22,6 +22,7 @@ from ppl_gen.backends.survey import relabelled as _relabelled
 from ppl_gen.backends.torch import dialect, library
 from ppl_gen.backends.torch.elsewhere import held_elsewhere
 from ppl_gen.backends.torch.engine import Engine
+from ppl_gen.backends.torch.library import to_host as to_numpy
 from ppl_gen.backends.torch.optimizers import name_of as optimizer_name
 from ppl_gen.backends.torch.program import Program
 from ppl_gen.backends.torch.read import read, survey
@@ -94,11 +95,6 @@ def array(value: object, device: str = "cpu") -> Any:
         if values.dtype.kind == "b":
             return torch.as_tensor(values, device=device)
     return value
-
-
-def to_numpy(value: object) -> np.ndarray:
-    """A tensor as a NumPy array."""
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
 def dream(

@@ -170,7 +170,7 @@ class Engine:
             drawn += len(several[0])
             for column, value in zip(columns, several[2:], strict=False):
                 column.append(value)
-        return {n: torch.cat(column).cpu().numpy() for n, column in zip(state.params, columns, strict=True)}
+        return {n: library.to_host(torch.cat(column)) for n, column in zip(state.params, columns, strict=True)}
 
     # -- reading and writing a state -------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Engine:
             tree = {"constants": self.program.constants, "averages": state.averages, "moments": moments}
             flat = self._in_place(state) | dict(named(tree))
             flat |= {_named_random(device): one for device, one in state.random.items()}
-            return {name: np.array(value.detach().cpu().numpy(), copy=True) for name, value in flat.items()}
+            return {name: np.array(library.to_host(value), copy=True) for name, value in flat.items()}
 
     def load(self, state: State, flat: Mapping[str, np.ndarray]) -> State:
         """See the protocol.

@@ -114,7 +114,7 @@ class Learned(Networks):
         """Parameters in the space the program sees them, as NumPy arrays."""
         with self.lent(), torch.no_grad():
             values = self.params if params is None else {n: torch.as_tensor(v) for n, v in params.items()}
-            return {n: transform_to(self.constraints[n])(v).cpu().numpy().copy() for n, v in values.items()}
+            return {n: library.to_host(transform_to(self.constraints[n])(v)).copy() for n, v in values.items()}
 
     def module(self, name: str, params: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the network registered under `name`, with our tensors."""
