@@ -16,6 +16,7 @@ from ppl_gen.errors import ProgramError
 from ppl_gen.estimators import Plan, make_plan
 from ppl_gen.estimators.held import Held
 from ppl_gen.program import Batch, Facts
+from ppl_gen.training.batches import to_host
 
 READINGS = 12  # more, of a program that draws from the host's random state
 MOST_KINDS = 16  # of batches that are read
@@ -132,13 +133,8 @@ def _kind(value: object, by_data: bool) -> Hashable:
         return tuple(sorted((str(key), _kind(inner, by_data)) for key, inner in value.items()))
     if isinstance(value, tuple | list):
         return tuple(_kind(inner, by_data) for inner in value)
-    content = _bytes(value) if by_data and hasattr(value, "shape") else b""
+    content = to_host(value).tobytes() if by_data and hasattr(value, "shape") else b""
     return type(value), getattr(value, "ndim", None), content
-
-
-def _bytes(array: object) -> bytes:
-    detach = getattr(array, "detach", None)
-    return np.asarray(detach().cpu().numpy() if detach else array).tobytes()
 
 
 def _said(batch: Batch) -> str:

@@ -229,7 +229,7 @@ def _advance(
     count = source.ready(state.step, until - state.step)
     if not count:
         warnings.warn(
-            f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=4
+            f"data: the batches ended after {state.step} of {state.steps} steps; the run ends there.", stacklevel=6
         )
         return np.zeros(0)
     losses = trainer.steps(source, state.step, count, halt)

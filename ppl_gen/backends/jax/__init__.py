@@ -37,6 +37,7 @@ __all__ = [
     "Program",
     "array",
     "draw",
+    "dream",
     "held_elsewhere",
     "loading",
     "on_any_statement",

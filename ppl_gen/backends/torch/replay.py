@@ -69,7 +69,8 @@ class Replays:
             given: its inputs: the very tensors that its closures read.
             kind: of the inputs: all that a graph of them has burnt in.
             before: what the step is about to change.
-            number: of the step; at powers of two a graph is held against eager steps again, without one never.
+            number: of the step; at powers of two, and at the run's last, a graph is held against an eager step again; without
+                one never.
         """
         if not self.on or self._is_rare(kind):
             return step(*given)
@@ -77,7 +78,7 @@ class Replays:
         if new:
             self._graphs[kind] = self._captured(step, given, before)
         fast = self._graphs[kind]
-        if fast is not None and (new or (number is not None and number & (number - 1) == 0)):
+        if fast is not None and (new or self._is_in_doubt(number)):
             shifts = (None, 1, 2) if new else (None,)
             if not all(self._agrees(step, fast, given, before, shift) for shift in shifts):
                 fast = None
@@ -107,6 +108,10 @@ class Replays:
             self._batched = False
             before.put_back(self._program)
             return None
+
+    def _is_in_doubt(self, number: int | None) -> bool:
+        """Whether state outside torch may have changed for long enough to look again."""
+        return number is not None and (number & (number - 1) == 0 or number == self._steps - 1)
 
     def _is_rare(self, kind: Hashable) -> bool:
         """Whether it is the odd last batch, which gets no graph of its own."""
@@ -159,9 +164,10 @@ class Replays:
             return None
 
     def _warn(self, number: int) -> None:
+        last = 1 << max(0, (number - 1).bit_length() - 1)  # that was looked at
         warnings.warn(
             "a captured step no longer repeats an eager one: the program depends on state outside torch, and up to "
-            f"{number - number // 2} steps ran on the old state. Captured steps are checked at steps 1, 2, 4, 8, ... Going on "
-            "eagerly; pass such state as data, or use compile=False.",
+            f"{number - last} steps ran on the old state. Captured steps are checked at steps 1, 2, 4, 8, ... and at the last. Going "
+            "on eagerly; pass such state as data, or use compile=False.",
             stacklevel=2,
         )
