@@ -92,12 +92,15 @@ def compiling(model: str, particles: Sequence[int], rounds: int) -> list[float]:
     from ppl_gen import infer
 
     told: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
     jax.config.update("jax_log_compiles", True)
     for name in ("jax._src.dispatch", "jax._src.interpreters.pxla", "jax._src.compiler"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate, logger.level = [handler], False, logging.DEBUG
+        logger.handlers, logger.propagate, logger.level = [Told()], False, logging.DEBUG
     least = dict.fromkeys(particles, np.inf)
     for _ in range(rounds):
         for number in particles:
